@@ -1,0 +1,119 @@
+"""ConceptNet: one trunk, a K-way class head and L concept heads, one forward pass for all predicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from neurosym.errors import InputError
+
+
+def _block(inputs: int, outputs: int, stride: int, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class SignTrunk(nn.Module):
+    """Four convolutions for 32x32 images: ``[B, 3, H, W] -> [B, 4 w, H/4, W/4]``, about 7 M multiply-adds at w = 16.
+
+    The first kernel is wide and strided: under noise it averages before anything else sees the image, and it
+    keeps the expensive full resolution out of the network, which is evaluated hundreds of times for each image.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _block(3, 2 * width, 2, kernel=5),
+            _block(2 * width, 2 * width, 1),
+            _block(2 * width, 4 * width, 2),
+            _block(4 * width, 4 * width, 1),
+        )
+        self.channels = 4 * width
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(images))
+
+
+class Head(nn.Module):
+    """One more convolution and a two-layer classifier: ``[B, C, h, w] -> [B, outputs]``.
+
+    Classes and concepts have a head each, so that a concept can be right where the class is wrong: this is the
+    redundancy that reasoning lives on.
+    """
+
+    def __init__(self, channels: int, side: int, outputs: int, hidden: int = 128, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _block(channels, 2 * channels, 2),
+            nn.Conv2d(2 * channels, channels, 1),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+            nn.Linear(channels * ((side + 1) // 2) ** 2, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, outputs),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(features))
+
+
+class ConceptNet(nn.Module):
+    """Class and concept logits from one trunk.
+
+    Input: float ``[B, 3, H, W]`` in [0, 1] (noise may leave the range). Output: logits ``[B, K + L]``, the K classes
+    first; read the class block by softmax and each concept by sigmoid.
+
+    Args:
+        classes, concepts: predicate names, in the order of the knowledge base.
+        image_size: side of the square input images in pixels.
+        trunk: ``"sign"`` (this module's small network) or a torchvision / timm backbone ``torchvision:resnet18``.
+        width: channels of the first convolution of the ``sign`` trunk.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        concepts: Sequence[str],
+        *,
+        image_size: int = 32,
+        trunk: str = "sign",
+        width: int = 16,
+    ) -> None:
+        super().__init__()
+        if len(classes) < 2:
+            raise InputError(f"ConceptNet: {len(classes)} classes; at least 2 are needed")
+        self.classes, self.concepts = tuple(classes), tuple(concepts)
+        self.num_classes, self.num_concepts = len(self.classes), len(self.concepts)
+        self.predicates = self.classes + self.concepts
+        self.settings = {"image_size": image_size, "trunk": trunk, "width": width}
+        self.register_buffer("center", torch.tensor(0.4), persistent=False)
+        self.register_buffer("spread", torch.tensor(0.28), persistent=False)
+        if trunk == "sign":
+            self.trunk: nn.Module = SignTrunk(width)
+            channels, side = 4 * width, image_size // 4
+            self.class_head: nn.Module = Head(channels, side, self.num_classes)
+            self.concept_head: nn.Module = Head(channels, side, self.num_concepts) if concepts else nn.Identity()
+        else:
+            from neurosym.models.backbones import build_backbone
+
+            self.trunk, features = build_backbone(trunk)
+            self.class_head = nn.Linear(features, self.num_classes)
+            self.concept_head = (
+                nn.Sequential(nn.Linear(features, 256), nn.ReLU(inplace=True), nn.Linear(256, self.num_concepts))
+                if concepts
+                else nn.Identity()
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.trunk((images - self.center) / self.spread)
+        logits = self.class_head(features)
+        if self.num_concepts:
+            logits = torch.cat([logits, self.concept_head(features)], dim=1)
+        return cast(Tensor, logits)
