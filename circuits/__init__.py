@@ -1,1 +1,75 @@
+"""Knowledge bases compiled to circuits, evaluated in batches, with exact bounds over boxes.
 
+Names are imported on first use, so importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neurosym.circuits.bounds import Bounds as Bounds
+    from neurosym.circuits.bounds import bounds as bounds
+    from neurosym.circuits.compile import compile as compile
+    from neurosym.circuits.compile import marginals as marginals
+    from neurosym.circuits.component import CompiledKnowledge as CompiledKnowledge
+    from neurosym.circuits.component import Component as Component
+    from neurosym.circuits.component import Part as Part
+    from neurosym.circuits.errors import CompileLimit as CompileLimit
+    from neurosym.circuits.errors import InconsistentEvidence as InconsistentEvidence
+    from neurosym.circuits.factors import Factor as Factor
+    from neurosym.circuits.io import load as load
+    from neurosym.circuits.io import save as save
+    from neurosym.circuits.layer import CircuitLayer as CircuitLayer
+    from neurosym.circuits.nnf import read_nnf as read_nnf
+    from neurosym.circuits.nnf import write_nnf as write_nnf
+    from neurosym.circuits.queries import conditionals as conditionals
+    from neurosym.circuits.queries import log_wmc as log_wmc
+    from neurosym.circuits.queries import mpe as mpe
+    from neurosym.circuits.queries import sample as sample
+
+_NAMES = {
+    "Bounds": "bounds",
+    "CircuitLayer": "layer",
+    "CompileLimit": "errors",
+    "CompiledKnowledge": "component",
+    "Component": "component",
+    "Factor": "factors",
+    "InconsistentEvidence": "errors",
+    "Part": "component",
+    "bounds": "bounds",
+    "compile": "compile",
+    "conditionals": "queries",
+    "load": "io",
+    "log_wmc": "queries",
+    "marginals": "compile",
+    "mpe": "queries",
+    "read_nnf": "nnf",
+    "sample": "queries",
+    "save": "io",
+    "write_nnf": "nnf",
+}
+
+
+class _Package(ModuleType):
+    """``compile`` and ``bounds`` name a function here and a file: importing the file must not hide the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _NAMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMES])

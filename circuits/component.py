@@ -1,0 +1,135 @@
+"""Compiled knowledge: parts (one distribution each), their independent components, and how they are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neurosym.circuits.evaluate import Plan, circuit_log_partition, circuit_marginals
+from neurosym.circuits.factors import Factor
+from neurosym.circuits.ir import CircuitIR
+from neurosym.logic.knowledge import KnowledgeBase
+
+CircuitName = Literal["rules", "exclusive"]
+ClassKind = Literal["binary", "categorical"]
+
+
+class FastKernel(Protocol):
+    """A closed form for :meth:`Component.marginals` and :meth:`Component.log_partition`."""
+
+    kind: str
+
+    def marginals(self, pos: Tensor, neg: Tensor, general: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """P(x_j = 1), [B, m]; rows that the closed form cannot do are handed to ``general``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Component:
+    """A connected component of a part's factor graph.
+
+    Attributes:
+        variables: global predicate ids, ascending (m of them).
+        factors: the constraints over them.
+        kind: how it is evaluated: ``exactly_one``, ``star``, ``exclusive``, ``elimination`` or ``sdd``.
+        ir: the circuit; every kind has one.
+        kernel: closed form of the marginals, or None.
+    """
+
+    variables: tuple[int, ...]
+    factors: tuple[Factor, ...]
+    kind: str
+    ir: CircuitIR
+    kernel: FastKernel | None = None
+    plan: Plan = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plan", Plan(self.ir))
+
+    def log_partition(self, log_pos: Tensor, log_neg: Tensor) -> Tensor:
+        """log Z from the logs of the literal weights, [..., m] -> [...]; differentiable, -inf where no world is left.
+
+        Violated soft rules count exp(-w) and satisfied ones 1.
+        """
+        shape = log_pos.shape
+        flat = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(log_pos, log_neg))
+        return circuit_log_partition(self.plan, *flat, logs=True).reshape(shape[:-1])
+
+    def log_count(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """log Z from the literal weights themselves: same as above, with right gradients at weight 0."""
+        shape = pos.shape
+        flat = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(pos, neg))
+        return circuit_log_partition(self.plan, *flat, logs=False).reshape(shape[:-1])
+
+    def marginals(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """P(x_j = 1) from literal weights, [..., m] -> [..., m].
+
+        Differentiable once, right at weights 0 and 1; NaN in rows without a world.
+        """
+        shape = pos.shape
+        flat_pos, flat_neg = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(pos, neg))
+        if self.kernel is not None:
+            return self.kernel.marginals(flat_pos, flat_neg, self.circuit_marginals).reshape(shape)
+        return self.circuit_marginals(flat_pos, flat_neg).reshape(shape)
+
+    def circuit_marginals(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """The same through the circuit, never the closed form; [B, m]."""
+        return circuit_marginals(self.plan, pos, neg)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One distribution of the mixture.
+
+    Attributes:
+        name: as in the rules file, or ``rest``.
+        beta: mixture weight.
+        components: independent blocks; predicates in none of them are independent of everything.
+        mentions: bool[V], the predicate occurs in one of the part's rules or groups.
+        log_constant: log factor of the rules without predicates.
+    """
+
+    name: str
+    beta: float
+    components: tuple[Component, ...]
+    mentions: NDArray[np.bool_]
+    log_constant: float = 0.0
+
+
+@dataclass(frozen=True)
+class CompiledKnowledge:
+    """A knowledge base with its circuits, ready for batched evaluation."""
+
+    kb: KnowledgeBase
+    circuit: CircuitName
+    class_kind: ClassKind
+    parts: tuple[Part, ...]
+
+    def literal_weights(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the positive and negative literals, [..., V] each.
+
+        A sensor probability p weighs (p, 1-p). In the exclusive circuit with ``categorical`` classes, the class
+        probabilities belong to one variable with K values, so class c weighs (p, 1).
+        """
+        neg = 1.0 - p
+        if self.circuit == "exclusive" and self.class_kind == "categorical":
+            k = self.kb.num_classes
+            neg = torch.cat([torch.ones_like(p[..., :k]), neg[..., k:]], dim=-1)
+        return p, neg
+
+    @property
+    def size(self) -> dict[str, int]:
+        """Nodes, edges and components of all circuits."""
+        circuits = [component.ir for part in self.parts for component in part.components]
+        return {
+            "components": len(circuits),
+            "nodes": sum(ir.num_nodes for ir in circuits),
+            "edges": sum(ir.num_edges for ir in circuits),
+            "depth": max((ir.depth for ir in circuits), default=0),
+        }

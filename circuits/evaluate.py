@@ -1,0 +1,382 @@
+"""Batched evaluation of a circuit: an upward pass for the partition function, a downward pass for all marginals.
+
+Upward, every node gets the log of its value. Downward, every node gets the log of the derivative of the root with
+respect to it (Darwiche 2003); at the literal x_j that is log A_j, the weight of all worlds with x_j true without the
+literal's own weight. So P(x_j) = pos_j A_j / (pos_j A_j + neg_j B_j), which is right for weights 0 and 1 as well.
+
+Gradients are written out, because automatic differentiation through logs gives 0 * inf at weight 0. With an upstream
+gradient g, S = sum_j g_j x_j and the posterior distribution P over worlds,
+
+    d(sum_j g_j P(x_j)) / d pos_k = (A_k / Z) (E[S | x_k] - E[S]),
+
+and the same with B_k and not-x_k for neg_k: every quantity is finite. The conditional means come from a second pair of
+passes that carries means beside log values (the expectation semiring).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, CircuitIR, width_class
+
+CHUNK_VALUES = 1_000_000
+"""Node values (nodes x rows) worked on at once: bounds the memory and keeps the working set near the cache."""
+
+
+@dataclass(frozen=True)
+class _Up:
+    """One block of nodes ``start..stop`` of one kind; ``children`` int64[(stop-start)*width], padded."""
+
+    product: bool
+    start: int
+    stop: int
+    width: int
+    children: Tensor
+
+
+@dataclass(frozen=True)
+class _Down:
+    """Nodes that pull from ``width`` parents each; ``product`` marks edges from products, padded edges are sums."""
+
+    nodes: Tensor
+    width: int
+    parents: Tensor
+    product: Tensor
+    all_product: bool
+    all_sum: bool
+
+
+@dataclass(frozen=True)
+class _Steps:
+    up: tuple[_Up, ...]
+    down: tuple[_Down, ...]
+    literal_nodes: Tensor
+    literal_rows: Tensor
+    constant_nodes: Tensor
+    constant_values: Tensor
+    positive: Tensor
+    negative: Tensor
+
+
+class Plan:
+    """Index arrays for a circuit, moved to a device on first use there."""
+
+    def __init__(self, ir: CircuitIR) -> None:
+        self.num_variables = ir.num_variables
+        self.num_nodes = ir.num_nodes
+        self._host = _build_steps(ir)
+        self._steps: dict[torch.device, _Steps] = {torch.device("cpu"): self._host}
+
+    def steps(self, device: torch.device) -> _Steps:
+        """The arrays on ``device``."""
+        if device not in self._steps:
+            self._steps[device] = _move(self._host, device)
+        return self._steps[device]
+
+    def chunk_rows(self, rows: int) -> int:
+        """Rows evaluated at once."""
+        return max(1, min(rows, CHUNK_VALUES // max(1, self.num_nodes)))
+
+
+def _move(steps: _Steps, device: torch.device) -> _Steps:
+    def one(item: Any) -> Any:
+        if isinstance(item, Tensor):
+            return item.to(device)
+        if isinstance(item, tuple):
+            return tuple(one(x) for x in item)
+        if isinstance(item, _Up | _Down | _Steps):
+            return type(item)(**{name: one(value) for name, value in vars(item).items()})
+        return item
+
+    return one(steps)
+
+
+def _build_steps(ir: CircuitIR) -> _Steps:
+    literal_nodes = np.flatnonzero(ir.kind == LITERAL)
+    signed = ir.literal[literal_nodes]
+    m = ir.num_variables
+    # rows of the stacked weights [pos; neg]
+    rows = np.where(signed > 0, signed - 1, m - signed - 1)
+    place = np.full(2 * m, ir.num_nodes, dtype=np.int64)
+    place[rows] = literal_nodes
+    constants = np.flatnonzero(ir.kind == CONSTANT)
+    return _Steps(
+        up=tuple(_up_steps(ir)),
+        down=tuple(_down_steps(ir)),
+        literal_nodes=torch.from_numpy(literal_nodes),
+        literal_rows=torch.from_numpy(rows),
+        constant_nodes=torch.from_numpy(constants),
+        constant_values=torch.from_numpy(ir.log_constant[constants].copy()),
+        positive=torch.from_numpy(place[:m].copy()),
+        negative=torch.from_numpy(place[m:].copy()),
+    )
+
+
+def _up_steps(ir: CircuitIR) -> Iterator[_Up]:
+    """Row N of the value table is the empty sum (log 0), row N+1 the empty product (log 1)."""
+    arity = np.diff(ir.offsets)
+    first = int(ir.level_offsets[1])
+    level = np.searchsorted(ir.level_offsets, np.arange(ir.num_nodes), side="right")
+    key = [(int(level[n]), int(ir.kind[n]), width_class(int(arity[n]))) for n in range(ir.num_nodes)]
+    start = first
+    while start < ir.num_nodes:
+        stop = start
+        while stop < ir.num_nodes and key[stop] == key[start]:
+            stop += 1
+        product = key[start][1] == PRODUCT
+        width = int(arity[start:stop].max())
+        padded = np.full((stop - start, width), ir.num_nodes + product, dtype=np.int64)
+        for row, node in enumerate(range(start, stop)):
+            padded[row, : arity[node]] = ir.children_of(node)
+        yield _Up(product, start, stop, width, torch.from_numpy(padded.ravel()))
+        start = stop
+
+
+def _down_steps(ir: CircuitIR) -> Iterator[_Down]:
+    parent_of = np.repeat(np.arange(ir.num_nodes), np.diff(ir.offsets))
+    order = np.argsort(ir.children, kind="stable")
+    parents, bounds = parent_of[order], np.searchsorted(ir.children[order], np.arange(ir.num_nodes + 1))
+    for level in range(ir.level_offsets.size - 2, -1, -1):
+        groups: dict[tuple[int, int], list[int]] = {}
+        for node in range(int(ir.level_offsets[level]), int(ir.level_offsets[level + 1])):
+            above = parents[bounds[node] : bounds[node + 1]]
+            if above.size:
+                products = int((ir.kind[above] == PRODUCT).sum())
+                mix = 0 if products == 0 else 2 if products == above.size else 1
+                groups.setdefault((width_class(above.size), mix), []).append(node)
+        for (_, mix), nodes in groups.items():
+            width = int(max(bounds[n + 1] - bounds[n] for n in nodes))
+            padded = np.full((len(nodes), width), ir.num_nodes, dtype=np.int64)
+            for row, node in enumerate(nodes):
+                padded[row, : bounds[node + 1] - bounds[node]] = parents[bounds[node] : bounds[node + 1]]
+            product = _is_product(ir, padded)
+            yield _Down(
+                nodes=torch.tensor(nodes),
+                width=width,
+                parents=torch.from_numpy(padded.ravel()),
+                product=torch.from_numpy(product)[:, :, None],
+                all_product=mix == 2,
+                all_sum=mix == 0,
+            )
+
+
+def _is_product(ir: CircuitIR, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    kind = np.append(ir.kind, np.int8(LITERAL))
+    return np.asarray(kind[nodes] == PRODUCT)
+
+
+def _log_sum(x: Tensor) -> Tensor:
+    """log-sum-exp over dim 1; -inf where all entries are."""
+    if x.shape[1] == 1:
+        return x[:, 0]
+    if x.shape[1] == 2:
+        return torch.logaddexp(x[:, 0], x[:, 1])
+    return torch.logsumexp(x, dim=1)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Copy with -inf replaced by 0."""
+    return torch.where(x == -torch.inf, torch.zeros_like(x), x)
+
+
+def _shares(x: Tensor, total: Tensor) -> Tensor:
+    """exp(x - total) where both are finite, 0 elsewhere; ``total`` has one dimension (1) less."""
+    return torch.exp(x - _finite(total)[:, None])
+
+
+def upward(plan: Plan, log_pos: Tensor, log_neg: Tensor) -> Tensor:
+    """Log value of every node: [m, B] twice -> [N+2, B]; the last rows are the constants log 0 and log 1."""
+    steps = plan.steps(log_pos.device)
+    n, batch = plan.num_nodes, log_pos.shape[1]
+    values = log_pos.new_empty((n + 2, batch))
+    values[n], values[n + 1] = -torch.inf, 0.0
+    values[steps.literal_nodes] = torch.cat([log_pos, log_neg])[steps.literal_rows]
+    values[steps.constant_nodes] = steps.constant_values.to(values.dtype)[:, None]
+    for step in steps.up:
+        below = values.index_select(0, step.children).view(step.stop - step.start, step.width, batch)
+        values[step.start : step.stop] = below.sum(dim=1) if step.product else _log_sum(below)
+    return values
+
+
+def upward_mean(plan: Plan, values: Tensor, gain: Tensor) -> Tensor:
+    """Mean of sum_j gain_j x_j under each node's distribution: [N+2, B]; 0 at nodes of value 0."""
+    steps = plan.steps(values.device)
+    n, batch = plan.num_nodes, values.shape[1]
+    means = torch.zeros_like(values)
+    means[steps.literal_nodes] = torch.cat([gain, torch.zeros_like(gain)])[steps.literal_rows]
+    for step in steps.up:
+        shape = (step.stop - step.start, step.width, batch)
+        below = means.index_select(0, step.children).view(shape)
+        if step.product:
+            means[step.start : step.stop] = below.sum(dim=1)
+        else:
+            share = _shares(
+                values.index_select(0, step.children).view(shape), values[step.start : step.stop]
+            )
+            means[step.start : step.stop] = (share * below).sum(dim=1)
+    return means
+
+
+class _Downward:
+    """Edge messages of the downward pass. ``zeros`` is None in the usual case that no value is 0."""
+
+    def __init__(self, plan: Plan, values: Tensor) -> None:
+        self.steps = plan.steps(values.device)
+        self.plan = plan
+        self.values = values
+        self.zeros: Tensor | None = None
+        self.finite = values
+        is_zero = values[:-2] == -torch.inf
+        if bool(is_zero.any()):
+            self._count_zeros()
+
+    def _count_zeros(self) -> None:
+        """Number of zero children and sum of the finite ones for each product."""
+        values, batch = self.values, self.values.shape[1]
+        self.own = (values == -torch.inf).to(values.dtype)
+        self.finite = _finite(values)
+        self.zeros = torch.zeros_like(values)
+        self.totals = torch.zeros_like(values)
+        for step in self.steps.up:
+            if step.product:
+                shape = (step.stop - step.start, step.width, batch)
+                self.zeros[step.start : step.stop] = self.own.index_select(0, step.children).view(shape).sum(1)
+                below = self.finite.index_select(0, step.children).view(shape)
+                self.totals[step.start : step.stop] = below.sum(1)
+
+    def siblings(self, step: _Down) -> Tensor:
+        """Log of the product of a child's siblings under each parent, [nodes, width, B]; 0 below sums."""
+        shape = (step.nodes.numel(), step.width, self.values.shape[1])
+        if step.all_sum:
+            return self.values.new_zeros((1, 1, 1))
+        if self.zeros is None:
+            rest = self.values.index_select(0, step.parents).view(shape) - self.values[step.nodes][:, None]
+        else:
+            rest = self.totals.index_select(0, step.parents).view(shape) - self.finite[step.nodes][:, None]
+            blocked = self.zeros.index_select(0, step.parents).view(shape) > self.own[step.nodes][:, None]
+            rest = rest.masked_fill(blocked, -torch.inf)
+        return rest if step.all_product else torch.where(step.product, rest, torch.zeros_like(rest))
+
+    def messages(self, step: _Down, slopes: Tensor) -> Tensor:
+        """Log derivative that each parent hands down, [nodes, width, B]."""
+        shape = (step.nodes.numel(), step.width, self.values.shape[1])
+        return slopes.index_select(0, step.parents).view(shape) + self.siblings(step)
+
+
+def downward(plan: Plan, values: Tensor) -> Tensor:
+    """Log derivative of the root with respect to every node, [N+1, B]; the last row is -inf."""
+    work = _Downward(plan, values)
+    slopes = values.new_full((plan.num_nodes + 1, values.shape[1]), -torch.inf)
+    slopes[plan.num_nodes - 1] = 0.0
+    for step in work.steps.down:
+        slopes[step.nodes] = _log_sum(work.messages(step, slopes))
+    return slopes
+
+
+def downward_mean(plan: Plan, values: Tensor, slopes: Tensor, means: Tensor) -> Tensor:
+    """Mean of the part of sum_j gain_j x_j outside each node, given that node, [N+1, B]."""
+    work = _Downward(plan, values)
+    outside = torch.zeros_like(slopes)
+    for step in work.steps.down:
+        shape = (step.nodes.numel(), step.width, values.shape[1])
+        share = _shares(work.messages(step, slopes), slopes[step.nodes])
+        above = outside.index_select(0, step.parents).view(shape)
+        if not step.all_sum:
+            rest = means.index_select(0, step.parents).view(shape) - means[step.nodes][:, None]
+            above = above + (rest if step.all_product else torch.where(step.product, rest, torch.zeros_like(rest)))
+        outside[step.nodes] = (share * above).sum(dim=1)
+    return outside
+
+
+def _posterior(plan: Plan, slopes: Tensor, log_pos: Tensor, log_neg: Tensor) -> Tensor:
+    """P(x_j = 1) of each variable, [m, B]; NaN where there is no world."""
+    steps = plan.steps(slopes.device)
+    high = log_pos + slopes[steps.positive]
+    low = log_neg + slopes[steps.negative]
+    return torch.sigmoid(high - low)
+
+
+def _chunks(plan: Plan, batch: int) -> Iterator[slice]:
+    rows = plan.chunk_rows(batch)
+    return (slice(i, min(i + rows, batch)) for i in range(0, batch, rows))
+
+
+class _Marginals(torch.autograd.Function):
+    """(pos, neg) [m, B] -> P(x_j = 1) [m, B]."""
+
+    @staticmethod
+    def forward(ctx: Any, pos: Tensor, neg: Tensor, plan: Plan) -> Tensor:
+        ctx.plan = plan
+        ctx.save_for_backward(pos, neg)
+        out = torch.empty_like(pos)
+        for rows in _chunks(plan, pos.shape[1]):
+            log_pos, log_neg = pos[:, rows].log(), neg[:, rows].log()
+            slopes = downward(plan, upward(plan, log_pos, log_neg))
+            out[:, rows] = _posterior(plan, slopes, log_pos, log_neg)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, None]:
+        plan: Plan = ctx.plan
+        pos, neg = ctx.saved_tensors
+        grad_pos, grad_neg = torch.empty_like(pos), torch.empty_like(neg)
+        steps = plan.steps(pos.device)
+        for rows in _chunks(plan, pos.shape[1]):
+            values = upward(plan, pos[:, rows].log(), neg[:, rows].log())
+            slopes = downward(plan, values)
+            means = upward_mean(plan, values, gain[:, rows])
+            outside = downward_mean(plan, values, slopes, means)
+            root = plan.num_nodes - 1
+            for places, own, out in ((steps.positive, gain[:, rows], grad_pos), (steps.negative, 0.0, grad_neg)):
+                weight = torch.exp(slopes[places] - values[root])
+                out[:, rows] = weight * (outside[places] + own - means[root])
+        return grad_pos, grad_neg, None
+
+
+class _LogPartition(torch.autograd.Function):
+    """(log_pos, log_neg) or (pos, neg) [m, B] -> log Z [B]."""
+
+    @staticmethod
+    def forward(ctx: Any, pos: Tensor, neg: Tensor, plan: Plan, logs: bool) -> Tensor:
+        ctx.plan, ctx.logs = plan, logs
+        ctx.save_for_backward(pos, neg)
+        out = pos.new_empty(pos.shape[1])
+        for rows in _chunks(plan, pos.shape[1]):
+            weights = (pos[:, rows], neg[:, rows])
+            log_pos, log_neg = weights if logs else (weights[0].log(), weights[1].log())
+            out[rows] = upward(plan, log_pos, log_neg)[plan.num_nodes - 1]
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        plan: Plan = ctx.plan
+        pos, neg = ctx.saved_tensors
+        grads = (torch.empty_like(pos), torch.empty_like(neg))
+        steps = plan.steps(pos.device)
+        for rows in _chunks(plan, pos.shape[1]):
+            logs = [w[:, rows] if ctx.logs else w[:, rows].log() for w in (pos, neg)]
+            values = upward(plan, logs[0], logs[1])
+            slopes = downward(plan, values) - _finite(values[plan.num_nodes - 1])
+            for places, log_weight, grad in zip((steps.positive, steps.negative), logs, grads, strict=True):
+                slope = slopes[places] + log_weight if ctx.logs else slopes[places]
+                grad[:, rows] = torch.exp(slope) * gain[rows]
+        return grads[0], grads[1], None, None
+
+
+def circuit_marginals(plan: Plan, pos: Tensor, neg: Tensor) -> Tensor:
+    """P(x_j = 1) for literal weights ``pos``, ``neg`` of shape [B, m] -> [B, m]; NaN in rows without a world."""
+    return _Marginals.apply(pos.t(), neg.t(), plan).t()
+
+
+def circuit_log_partition(plan: Plan, pos: Tensor, neg: Tensor, logs: bool) -> Tensor:
+    """log Z for literal weights (``logs=False``) or their logs, of shape [B, m] -> [B]."""
+    return _LogPartition.apply(pos.t(), neg.t(), plan, logs)
