@@ -19,7 +19,9 @@ def import_torchvision() -> Any:
     try:
         import torchvision
     except ImportError as error:
-        raise InputError(f"torchvision cannot be imported ({error}); install the torchvision made for torch {torch.__version__}") from None
+        raise InputError(
+            f"torchvision cannot be imported ({error}); install the torchvision made for torch {torch.__version__}"
+        ) from None
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
@@ -57,7 +59,9 @@ def build_backbone(spec: str) -> tuple[nn.Module, int]:
         if linear:
             setattr(network, attribute, nn.Flatten(1))
             return network, _features(network, linear[0].in_features)
-    raise InputError(f"trunk {spec!r}: its classification head was not recognised; pass your own module:function factory")
+    raise InputError(
+        f"trunk {spec!r}: its classification head was not recognised; pass your own module:function factory"
+    )
 
 
 def _features(network: nn.Module, expected: int) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from neurosym.models.concept_net import ConceptNet
 
 from neurosym.errors import InputError
-from neurosym.models.concept_net import ConceptNet
 
 WEIGHTS, CARD, FORMAT = "model.safetensors", "card.json", 1
 

@@ -68,7 +68,9 @@ def load_gtsrb(root: str | Path, split: str, *, class_ids: Sequence[int] | None 
     try:
         dataset = torchvision.datasets.GTSRB(str(root), split=split)
     except RuntimeError as error:
-        raise InputError(f"{root}: no GTSRB {split} images there ({error}); run: neurosym data gtsrb --root {root} --download") from None
+        raise InputError(
+            f"{root}: no GTSRB {split} images there ({error}); run: neurosym data gtsrb --root {root} --download"
+        ) from None
     wanted = {c: i for i, c in enumerate(class_ids)} if class_ids is not None else {c: c for c in range(43)}
     images, labels, groups = [], [], []
     for path, label in dataset._samples:
@@ -93,7 +95,9 @@ def load_images(name: str, root: str | Path, split: str) -> ImageSet:
         return load_gtsrb(root, split, class_ids=GTSRB12_IDS)
     if name == "gtsrb43":
         return load_gtsrb(root, split)
-    raise InputError(f"data set {name!r} is unknown; write gtsrb12, gtsrb43, demo or an .npz file with images and labels")
+    raise InputError(
+        f"data set {name!r} is unknown; write gtsrb12, gtsrb43, demo or an .npz file with images and labels"
+    )
 
 
 def load_npz(path: str | Path) -> ImageSet:
@@ -110,7 +114,9 @@ def load_npz(path: str | Path) -> ImageSet:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except KeyError:
-        raise InputError(f"{path}: field images is missing; save it with np.savez(path, images=..., labels=...)") from None
+        raise InputError(
+            f"{path}: field images is missing; save it with np.savez(path, images=..., labels=...)"
+        ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not a plain .npz file ({error})") from None
     if images.dtype != np.uint8 or images.ndim != 4:
@@ -133,5 +139,8 @@ def load_mosaic(path: str | Path, labels: np.ndarray, *, size: int = 32) -> Imag
     rows, columns = pixels.shape[0] // size, pixels.shape[1] // size
     tiles = pixels.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)[: len(labels)]
     return ImageSet(
-        np.ascontiguousarray(tiles.transpose(0, 3, 1, 2)), labels.astype(np.int64), np.arange(len(labels)), str(path)
+        np.ascontiguousarray(tiles.transpose(0, 3, 1, 2)),
+        labels.astype(np.int64),
+        np.arange(len(labels)),
+        str(path),
     )

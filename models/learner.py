@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from neurosym.models.concept_net import ConceptNet
 from torch import Tensor
 from torch.nn import functional
-
-from neurosym.models.concept_net import ConceptNet
 
 
 def concept_weights(matrix: np.ndarray, class_counts: np.ndarray, limit: float = 10.0) -> tuple[Tensor, Tensor]:
@@ -42,7 +41,10 @@ def augment(images: Tensor, generator: torch.Generator, *, degrees: float = 8.0,
     scale = uniform(0.9, 1.1)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
     theta = torch.stack(
-        [torch.stack([cosine, -sine, uniform(-shift, shift) * 2], 1), torch.stack([sine, cosine, uniform(-shift, shift) * 2], 1)],
+        [
+            torch.stack([cosine, -sine, uniform(-shift, shift) * 2], 1),
+            torch.stack([sine, cosine, uniform(-shift, shift) * 2], 1),
+        ],
         dim=1,
     )
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
@@ -83,7 +85,12 @@ class ConceptLearner(pl.LightningModule):
         self.model, self.sigma, self.seed = model, sigma, seed
         self.average = copy.deepcopy(model).eval()
         self.average.requires_grad_(False)
-        self.learning_rate, self.weight_decay, self.concept_loss, self.ema = learning_rate, weight_decay, concept_loss, ema
+        self.learning_rate, self.weight_decay, self.concept_loss, self.ema = (
+            learning_rate,
+            weight_decay,
+            concept_loss,
+            ema,
+        )
         positive, negative = concept_weights(matrix, class_counts)
         self.register_buffer("concepts_of", torch.from_numpy(matrix.astype(np.float32)), persistent=False)
         self.register_buffer("positive", positive, persistent=False)
@@ -130,8 +137,18 @@ class ConceptLearner(pl.LightningModule):
         noise = torch.randn(images.shape, generator=generator, device=images.device)
         classes = self.model.num_classes
         noisy, clean = self.average(images + self.sigma * noise), self.average(images)
-        self.log("val_clean", (clean[:, :classes].argmax(1) == labels).float().mean(), on_epoch=True, batch_size=len(labels))
-        self.log("val_noisy", (noisy[:, :classes].argmax(1) == labels).float().mean(), on_epoch=True, batch_size=len(labels))
+        self.log(
+            "val_clean",
+            (clean[:, :classes].argmax(1) == labels).float().mean(),
+            on_epoch=True,
+            batch_size=len(labels),
+        )
+        self.log(
+            "val_noisy",
+            (noisy[:, :classes].argmax(1) == labels).float().mean(),
+            on_epoch=True,
+            batch_size=len(labels),
+        )
         if self.model.num_concepts:
             right = (noisy[:, classes:] > 0) == (self.concepts_of[labels] > 0.5)  # type: ignore[index]
             self.log("val_concepts", right.float().mean(), on_epoch=True, batch_size=len(labels))
@@ -144,10 +161,15 @@ class ConceptLearner(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.15
+            optimizer,
+            self.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=0.15,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-

@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from neurosym.models.checkpoint import save_checkpoint
+from neurosym.models.concept_net import ConceptNet
+from neurosym.models.data import ImageSet, load_images, load_npz
+from neurosym.models.targets import class_concept_matrix
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
-from neurosym.models.checkpoint import save_checkpoint
-from neurosym.models.concept_net import ConceptNet
-from neurosym.models.data import ImageSet, load_images, load_npz
-from neurosym.models.targets import class_concept_matrix
 
 
 class TrainConfig(BaseModel):
@@ -125,7 +125,6 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False) -> dict[
     import os
 
     import pytorch_lightning as pl
-
     from neurosym.models.learner import ConceptLearner
 
     kb = KnowledgeBase.from_yaml(config.rules)
@@ -137,7 +136,9 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False) -> dict[
     else:
         images = load_images(config.data, root, "train")
     if images.labels.min() < 0 or images.labels.max() >= len(kb.classes):
-        raise InputError(f"{images.name}: labels reach {images.labels.max()} but {config.rules} has {len(kb.classes)} classes")
+        raise InputError(
+            f"{images.name}: labels reach {images.labels.max()} but {config.rules} has {len(kb.classes)} classes"
+        )
     device = resolve_device(config.device)
     torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, verbose=False)
@@ -145,7 +146,9 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False) -> dict[
     fit, held = images.take(fit_rows), images.take(val_rows)
     matrix = class_concept_matrix(kb)
     counts = np.bincount(fit.labels, minlength=len(kb.classes))
-    model = ConceptNet(kb.classes, kb.concepts, image_size=images.images.shape[-1], trunk=config.trunk, width=config.width)
+    model = ConceptNet(
+        kb.classes, kb.concepts, image_size=images.images.shape[-1], trunk=config.trunk, width=config.width
+    )
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     history: list[dict[str, float]] = []
     start = time.perf_counter()
@@ -154,7 +157,11 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False) -> dict[
         history.append(row)
         if not quiet:
             text = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key.startswith("val"))
-            print(f"epoch {int(row['epoch']) + 1:3d}/{config.epochs}  {time.perf_counter() - start:6.0f} s  {text}", file=sys.stderr, flush=True)
+            print(
+                f"epoch {int(row['epoch']) + 1:3d}/{config.epochs}  {time.perf_counter() - start:6.0f} s  {text}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     learner = ConceptLearner(
         model,
@@ -182,13 +189,20 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False) -> dict[
     loader = DataLoader(_Batches(fit), batch_size=config.batch, shuffle=True, drop_last=True, collate_fn=_same)
     check = DataLoader(_Batches(held), batch_size=256, collate_fn=_same)
     if len(loader) == 0:
-        raise InputError(f"{images.name}: {len(fit)} training images do not fill one batch of {config.batch}; lower batch")
+        raise InputError(
+            f"{images.name}: {len(fit)} training images do not fill one batch of {config.batch}; lower batch"
+        )
     trainer.fit(learner, loader, check)
     trainer.validate(learner, check, verbose=False)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if math.isfinite(float(value))}
     card = {
         "config": config.model_dump(),
-        "data": {"name": images.name, "sha256": images.digest(), "train_images": len(fit), "validation_images": len(held)},
+        "data": {
+            "name": images.name,
+            "sha256": images.digest(),
+            "train_images": len(fit),
+            "validation_images": len(held),
+        },
         "rules_sha256": kb.digest(),
         "metrics": metrics,
         "history": history,

@@ -14,10 +14,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
 from neurosym.models.checkpoint import load_checkpoint
 from neurosym.models.data import ImageSet, load_images, load_mosaic
+from PIL import Image
 
 DEMO = Path(__file__).resolve().parents[2] / "neurosym" / "demo"
 COLUMNS = 30
@@ -34,7 +33,9 @@ def mosaic(images: np.ndarray) -> Image.Image:
     rows = -(-n // COLUMNS)
     tiles = np.zeros((rows * COLUMNS, height, width, 3), dtype=np.uint8)
     tiles[:n] = images.transpose(0, 2, 3, 1)
-    return Image.fromarray(tiles.reshape(rows, COLUMNS, height, width, 3).swapaxes(1, 2).reshape(rows * height, COLUMNS * width, 3))
+    return Image.fromarray(
+        tiles.reshape(rows, COLUMNS, height, width, 3).swapaxes(1, 2).reshape(rows * height, COLUMNS * width, 3)
+    )
 
 
 def main() -> None:

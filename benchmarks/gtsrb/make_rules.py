@@ -13,9 +13,20 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DEMO = HERE.parents[1] / "neurosym" / "demo"
 
-CLASSES12 = (
-    "stop priority_road yield construction keep_right turn_left do_not_enter no_vehicles limit_50 end_of_limits limit_20 limit_120"
-).split()
+CLASSES12 = [
+    "stop",
+    "priority_road",
+    "yield",
+    "construction",
+    "keep_right",
+    "turn_left",
+    "do_not_enter",
+    "no_vehicles",
+    "limit_50",
+    "end_of_limits",
+    "limit_20",
+    "limit_120",
+]
 
 # concept -> (circuit, positions of the classes that show it)
 CONCEPTS12 = {
@@ -96,7 +107,12 @@ def document(title: str, classes: list[str], concepts: list[str], rules: list[tu
 
 def gtsrb12() -> str:
     rules = [(CLASSES12[c], name, circuit) for name, (circuit, members) in CONCEPTS12.items() for c in members]
-    return document("GTSRB-12: the twelve classes, thirteen concepts and thirty rules of COLEP.", CLASSES12, list(CONCEPTS12), rules)
+    return document(
+        "GTSRB-12: the twelve classes, thirteen concepts and thirty rules of COLEP.",
+        CLASSES12,
+        list(CONCEPTS12),
+        rules,
+    )
 
 
 def gtsrb43() -> str:
@@ -107,7 +123,12 @@ def gtsrb43() -> str:
     for name, shape, colour, content in SIGNS43.values():
         rules += [(name, shape, "shape"), (name, colour, "colour")]
         rules += [(name, word, "content") for word in content.split()]
-    return document("GTSRB-43: all classes; shape, colour and content read off the sign designs.", [s[0] for s in SIGNS43.values()], shapes + colours + contents, rules)
+    return document(
+        "GTSRB-43: all classes; shape, colour and content read off the sign designs.",
+        [s[0] for s in SIGNS43.values()],
+        shapes + colours + contents,
+        rules,
+    )
 
 
 if __name__ == "__main__":

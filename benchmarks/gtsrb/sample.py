@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from neurosym.certify.sampling import ModelEvidence, cache_samples
 from neurosym.models.checkpoint import load_card, load_checkpoint
 from neurosym.models.data import load_images
@@ -46,7 +45,14 @@ def main() -> None:
         model = load_checkpoint(options.runs / name)
         start = time.perf_counter()
         evidence = ModelEvidence(
-            model, test, sigma, trials, SEED, labels=test.labels, device=options.device, workers=options.workers
+            model,
+            test,
+            sigma,
+            trials,
+            SEED,
+            labels=test.labels,
+            device=options.device,
+            workers=options.workers,
         )
         cached = cache_samples(evidence, options.out / name)
         seconds = time.perf_counter() - start

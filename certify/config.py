@@ -1,0 +1,140 @@
+"""The configuration that ``neurosym certify CONFIG.yaml`` reads, checked field by field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from neurosym.certify import exact
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from neurosym.errors import InputError
+
+METHODS = ("vanilla", "rcp1", "bincp", "colep")
+Method = Literal["vanilla", "rcp1", "bincp", "colep"]
+Circuit = Literal["auto", "none", "rules", "exclusive"]
+
+
+def _number_text(value: Any) -> str:
+    """Numbers stay decimal text: 0.1 means one tenth, all the way to the certificate."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("write a decimal number such as 0.1")
+    try:
+        return exact.to_text(exact.decimal(value))
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+Decimal = Annotated[str, BeforeValidator(_number_text)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """Where the images come from."""
+
+    name: str = Field(description="gtsrb12, gtsrb43, demo, a folder of class folders, or an .npz file")
+    root: str | None = Field(default=None, description="folder of the data set; $NEUROSYM_DATA when left out")
+    split: Literal["train", "test"] = "test"
+    limit: int | None = Field(default=None, ge=10, description="use this many randomly chosen images")
+
+
+class SplitSection(_Section):
+    """Shares of the images: tuning, calibration, and the rest for evaluation."""
+
+    tune: float = Field(default=0.2, ge=0, lt=1)
+    calibrate: float = Field(default=0.4, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _room(self) -> SplitSection:
+        if self.tune + self.calibrate >= 1:
+            raise ValueError("tune + calibrate leave nothing to evaluate on; make them sum to less than 1")
+        return self
+
+
+class AttackSection(_Section):
+    """Measure coverage under an adaptive attack, beside the certified one."""
+
+    images: int = Field(default=0, ge=0, description="evaluation images to attack; 0 for none")
+    steps: int = Field(default=20, ge=1)
+    draws: int = Field(default=16, ge=1, description="noise draws for each gradient")
+
+
+class CertifyConfig(_Section):
+    """Model, data, rules, threat and method of one certification."""
+
+    model: str = Field(description="checkpoint folder, torchvision:NAME, timm:NAME, program.pt2 or module:function")
+    weights: str | None = Field(default=None, description="state dict for a network given by name")
+    mean: list[float] | None = Field(default=None, description="channel means the network expects")
+    std: list[float] | None = Field(default=None, description="channel deviations the network expects")
+    data: DataSection
+    rules: str | None = Field(default=None, description="rules file; without one the predicates are the classes")
+    class_kind: Literal["categorical", "binary"] = "categorical"
+    method: Method = "bincp"
+    score: Literal["lac", "aps", "raps", "saps"] = "lac"
+    circuit: Circuit = "auto"
+    bound: Literal["exact", "decoupled"] = "exact"
+    alpha: Decimal = "0.1"
+    radius: Decimal = "0.25"
+    sigma: Decimal = "0.25"
+    trials: int = Field(default=256, ge=1, description="noise draws for each image")
+    seed: int = Field(default=0, ge=0)
+    splits: SplitSection = SplitSection()
+    attack: AttackSection = AttackSection()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(default=1, ge=1, description="processes that draw noise on the CPU")
+
+
+def config_from_mapping(content: Any, where: str) -> CertifyConfig:
+    """Check a configuration.
+
+    Raises:
+        InputError: naming ``where`` and the field.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: expected fields such as model, data, rules and radius")
+    try:
+        return CertifyConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "document"
+        text = str(first["msg"]).removeprefix("Value error, ")
+        raise InputError(f"{where}: field {place}: {text}") from None
+
+
+def load_config(path: str | Path) -> CertifyConfig:
+    """Read a certification configuration; relative paths in it are relative to its folder.
+
+    Raises:
+        InputError: missing file, not YAML, unknown or bad field.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML configuration") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
+    config = config_from_mapping(content, str(path))
+    return config.model_copy(update=_anchored(config, path.parent))
+
+
+def _anchored(config: CertifyConfig, folder: Path) -> dict[str, Any]:
+    """Paths made relative to the configuration's folder where such a file exists there."""
+
+    def anchor(text: str | None) -> str | None:
+        if text is None or Path(text).is_absolute():
+            return text
+        return str(folder / text) if (folder / text).exists() else text
+
+    data = config.data.model_copy(update={"name": anchor(config.data.name), "root": anchor(config.data.root)})
+    return {
+        "model": anchor(config.model),
+        "weights": anchor(config.weights),
+        "rules": anchor(config.rules),
+        "data": data,
+    }
