@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from neurosym.logic.semantics import truth_table as truth_table
 
 _HOMES = {
-    "formula": ("And", "Const", "Formula", "Iff", "Implies", "Not", "Or", "Var")
+    "formula": ("And", "Const", "Formula", "Iff", "Implies", "Not", "Or", "Var")  # noqa: RUF005
     + ("substitute", "to_text", "variables"),
     "parser": ("parse",),
     "semantics": ("evaluate", "truth_table"),

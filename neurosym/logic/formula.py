@@ -1,8 +1,8 @@
 """The one formula type: an immutable syntax tree of propositional logic.
 
-Every tree that can be constructed prints to text that parses back to the same tree (``parse(to_text(f)) == f``):
-conjunctions and disjunctions have at least two arguments and keep their nesting, names are identifiers, and the
-depth is bounded so that recursive functions over formulas never exhaust the interpreter's stack.
+Every tree that can be constructed prints to text that parses back to the same tree,
+``parse(to_text(f)) == f``: conjunctions and disjunctions have at least two arguments and keep their nesting, and
+names are identifiers. The depth is bounded so that recursive functions over formulas never exhaust the stack.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RESERVED = frozenset({"true", "false"})
 
 
 def check_name(name: object, what: str = "name") -> str:
-    """Return ``name`` if it can name a predicate, else raise :class:`InputError` saying what is wrong with it."""
+    """Return ``name`` if it can name a predicate, else raise :class:`InputError` saying what is wrong."""
     if not isinstance(name, str):
         raise InputError(f"{what} must be text, not {name!r}; put it in quotes")
     if name in RESERVED:
@@ -108,7 +108,6 @@ class Iff:
 
 
 Formula: TypeAlias = Var | Const | Not | And | Or | Implies | Iff
-_KINDS = (Var, Const, Not, And, Or, Implies, Iff)
 
 
 def _check_args(args: object, kind: str) -> tuple[Formula, ...]:
@@ -122,7 +121,7 @@ def _check_args(args: object, kind: str) -> tuple[Formula, ...]:
 def _set_depth(node: Formula, args: tuple[Formula, ...]) -> None:
     """Record the depth of ``node`` outside its fields, so that it plays no part in comparison or printing."""
     for arg in args:
-        if not isinstance(arg, _KINDS):
+        if not isinstance(arg, Formula):
             raise InputError(f"{type(node).__name__} needs formulas as arguments, not {type(arg).__name__}")
     level = 1 + max(depth(arg) for arg in args)
     if level > MAX_DEPTH:
@@ -189,7 +188,7 @@ def substitute(formula: Formula, mapping: Mapping[str, Formula]) -> Formula:
     return rebuild(formula, tuple(substitute(arg, mapping) for arg in args))
 
 
-# Binding strength, loosest first. An argument is put in parentheses when it binds less tightly than its place needs.
+# Binding strength, loosest first. An argument that binds less tightly than its place needs gets parentheses.
 _IFF, _IMPLIES, _OR, _AND, _NOT, _ATOM = range(6)
 _LEVEL: dict[type, int] = {
     Iff: _IFF,

@@ -1,7 +1,7 @@
 """Knowledge bases: predicates, weighted rules, groups, and the circuits that the rules are split into.
 
-Semantics: a world is mu in {0,1}^V. Rule h with weight w contributes the factor ``exp(w [mu |= rule])``; a rule of
-infinite weight and every group is an indicator (Kang, Guerel, Li, Li 2024, "COLEP", section 3).
+Semantics: a world is mu in {0,1}^V. A rule of weight w contributes the factor ``exp(w [mu |= rule])``; a rule
+of infinite weight and every group is an indicator (Kang, Guerel, Li, Li 2024, "COLEP", section 3).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ GROUP_KINDS = ("exactly_one", "at_most_one")
 
 @dataclass(frozen=True)
 class Rule:
-    """A formula and its weight: finite and >= 0, or ``inf`` for a hard rule. ``line`` is where it was read."""
+    """A formula and its weight, finite and >= 0, ``inf`` for a hard rule; ``line`` is where it was read."""
 
     formula: Formula
     weight: float = DEFAULT_WEIGHT
     line: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if not hasattr(self.formula, "__dataclass_fields__"):
+        if not isinstance(self.formula, Formula):
             raise FieldError(f"rule must be a formula, not {self.formula!r}; use Rule.from_text", ("rule",))
         object.__setattr__(self, "weight", _check_weight(self.weight))
 
@@ -92,7 +92,7 @@ class Group:
 
 @dataclass(frozen=True)
 class CircuitSpec:
-    """A named circuit over some of the rules (0-based). ``beta`` is its mixture weight, None for an equal share."""
+    """A named circuit over some rules (0-based); ``beta`` is its mixture weight, None for an equal share."""
 
     name: str
     rules: tuple[int, ...]
@@ -121,8 +121,8 @@ class PartSpec:
 class KnowledgeBase:
     """Predicates and what is known about them. Immutable and validated.
 
-    Predicates are numbered classes first, then concepts. That hard rules and groups leave a world is checked when
-    a knowledge base is read from text (:meth:`from_text`, :meth:`from_yaml`) or by :meth:`check_consistent`.
+    Predicates are numbered classes first, then concepts. That hard rules and groups leave a world is checked
+    when a knowledge base is read (:meth:`from_text`, :meth:`from_yaml`) and by :meth:`check_consistent`.
     """
 
     classes: tuple[str, ...]
@@ -158,8 +158,8 @@ class KnowledgeBase:
                 if not 0 <= index < len(self.rules):
                     have = f"0 to {len(self.rules) - 1}" if self.rules else "none"
                     raise FieldError(
-                        f"circuits.{circuit.name}.rules[{j}] = {index} is not a rule; rules are numbered from 0 "
-                        f"and there are {have}",
+                        f"circuits.{circuit.name}.rules[{j}] = {index} is not a rule; rules are numbered "
+                        f"from 0 and there are {have}",
                         ("circuits", circuit.name, "rules", j),
                     )
         self._part_specs  # noqa: B018  computed now so that betas without a solution are refused here
@@ -210,7 +210,7 @@ class KnowledgeBase:
         return replace(self, rules=rules)
 
     def canonical(self) -> dict[str, Any]:
-        """JSON-able content; groups and circuits sorted by name, so that their order in a file does not count."""
+        """JSON-able content; groups and circuits sorted by name: their order in a file does not count."""
         groups = sorted(self.groups, key=lambda g: g.name)
         circuits = sorted(self.circuits, key=lambda c: c.name)
         return {
@@ -227,7 +227,7 @@ class KnowledgeBase:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check_consistent(self) -> None:
-        """Raise :class:`InputError` naming the rules and groups at fault if no world obeys all hard constraints."""
+        """Raise :class:`InputError` naming the constraints at fault if no world obeys all hard ones."""
         from neurosym.logic.satisfiable import check_consistent
 
         check_consistent(self)
@@ -291,9 +291,7 @@ def _check_weight(value: Any) -> float:
         raise FieldError("weight is not a number (NaN); give one >= 0, or .inf for a hard rule", ("weight",))
     if weight < 0:
         how = ".inf" if math.isinf(weight) else f"{-weight:g}"
-        raise FieldError(
-            f"weight {weight:g} is negative; write ~(rule) with weight {how} instead", ("weight",)
-        )
+        raise FieldError(f"weight {weight:g} is negative; write ~(rule) with weight {how} instead", ("weight",))
     return weight + 0.0  # -0.0 becomes 0.0: one text for one value
 
 

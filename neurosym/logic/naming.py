@@ -13,7 +13,7 @@ FieldPath: TypeAlias = tuple[str | int, ...]
 
 
 class FieldError(InputError):
-    """An :class:`InputError` with the path of the field at fault, which the file reader turns into a line number."""
+    """An :class:`InputError` with the path of the field at fault, which a file reader turns into a line."""
 
     def __init__(self, message: str, path: FieldPath) -> None:
         super().__init__(message)
@@ -29,9 +29,7 @@ def closest(word: str, known: Iterable[str]) -> str:
 def named(name: Any, what: str, path: FieldPath) -> str:
     """A valid name, or a :class:`FieldError`."""
     if isinstance(name, bool):
-        raise FieldError(
-            f"{what} is read as a truth value ({str(name).lower()}); put the word in quotes", path
-        )
+        raise FieldError(f"{what} is read as a truth value ({str(name).lower()}); put the word in quotes", path)
     try:
         return check_name(name, what)
     except InputError as error:

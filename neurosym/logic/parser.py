@@ -1,7 +1,8 @@
-"""Text to formula. Loosest first: ``<->`` (left), ``->`` (right), ``|``, ``&``, ``~``; names, true, false, parentheses.
+"""Text to formula.
 
-``a | b | c`` is one disjunction of three; ``(a | b) | c`` keeps its nesting. The grammar is LALR(1), so parsing takes
-linear time and no recursion whatever the input.
+Operators, loosest first: ``<->`` (left), ``->`` (right), ``|``, ``&``, ``~``; then names, true, false and
+parentheses. ``a | b | c`` is one disjunction of three; ``(a | b) | c`` keeps its nesting. The grammar is LALR(1):
+parsing uses no recursion whatever the input.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def parse(text: str) -> Formula:
     """Parse one formula.
 
     Raises:
-        InputError: one line with the column (and the line, where the text has several) and what was expected there.
+        InputError: one line with the column (and line, if the text has several) and what was expected.
     """
     from lark.exceptions import UnexpectedInput, UnexpectedToken
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def split(kb: KnowledgeBase) -> tuple[PartSpec, ...]:
     """Named circuits in their order, then ``rest`` for rules in no circuit and groups that no part mentions.
 
-    A group joins every part that mentions one of its members, through a rule or through another group. Betas sum
-    to one: circuits without a beta, and ``rest``, share equally what the given betas leave of one; when every
-    circuit has a beta and there is no rest, the betas are divided by their sum.
+    A group joins every part that mentions one of its members, through a rule or through another group. Betas
+    sum to one: circuits without a beta, and ``rest``, share equally what the given betas leave of one; when
+    every circuit has a beta and there is no rest, the betas are divided by their sum.
 
     Raises:
         FieldError: the given betas leave nothing for a circuit without one.
@@ -57,8 +57,8 @@ def _shares(betas: list[float | None], names: list[str]) -> list[float]:
         return [beta / given for beta in betas if beta is not None]
     if given >= 1:
         raise FieldError(
-            f"the betas sum to {given:g} and leave nothing for {missing[0]!r}; lower them, or give every rule a "
-            "circuit with a beta",
+            f"the betas sum to {given:g} and leave nothing for {missing[0]!r}; lower them, or give every "
+            "rule a circuit with a beta",
             ("circuits",),
         )
     return [(1 - given) / len(missing) if beta is None else beta for beta in betas]
@@ -69,9 +69,7 @@ def _reachable_groups(kb: KnowledgeBase, rules: tuple[int, ...]) -> set[int]:
     mentioned = {name for index in rules for name in variables(kb.rules[index].formula)}
     joined: set[int] = set()
     while True:
-        fresh = {
-            i for i, g in enumerate(kb.groups) if i not in joined and not mentioned.isdisjoint(g.members)
-        }
+        fresh = {i for i, g in enumerate(kb.groups) if i not in joined and not mentioned.isdisjoint(g.members)}
         if not fresh:
             return joined
         joined |= fresh

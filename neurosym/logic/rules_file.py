@@ -84,9 +84,7 @@ def load_text(text: str, name: str = "<rules>") -> KnowledgeBase:
         raise InputError(f"{name}:{_line(lines, error.path)}: {error}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise InputError(
-            f"{name}:{line}: not YAML: the character {chr(error.character)!r} is not allowed"
-        ) from None
+        raise InputError(f"{name}:{line}: not YAML: the character {chr(error.character)!r} is not allowed") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join((error.problem or error.context or "syntax error").split())
@@ -177,9 +175,7 @@ def _kind(value: Any) -> str:
 
 def _check_keys(item: Any, known: tuple[str, ...], what: str, path: FieldPath) -> None:
     if not isinstance(item, dict):
-        raise FieldError(
-            f"{what} must be a mapping with the keys {', '.join(known)}, not {_kind(item)}", path
-        )
+        raise FieldError(f"{what} must be a mapping with the keys {', '.join(known)}, not {_kind(item)}", path)
     for key in item:
         if key not in known:
             mend = closest(str(key), known) or f"; known keys: {', '.join(known)}"
@@ -191,9 +187,7 @@ def _named_items(value: Any, key: str) -> list[tuple[str, Any]]:
         return []
     if not isinstance(value, dict):
         raise FieldError(f"{key} must be a mapping from names to entries, not {_kind(value)}", (key,))
-    return [
-        (named(name, f"the name of an entry of {key}", (key, name)), item) for name, item in value.items()
-    ]
+    return [(named(name, f"the name of an entry of {key}", (key, name)), item) for name, item in value.items()]
 
 
 @contextmanager
@@ -216,9 +210,7 @@ def _rule(item: Any, index: int, line: int) -> Rule:
             raise FieldError(f"{label}: 'rule' is missing", path)
         text, weight = item["rule"], item.get("weight", DEFAULT_WEIGHT)
     if not isinstance(text, str):
-        raise FieldError(
-            f"{label} must be text or {{rule:, weight:}}, not {_kind(text)}; put the rule in quotes", path
-        )
+        raise FieldError(f"{label} must be text or {{rule:, weight:}}, not {_kind(text)}; put the rule in quotes", path)
     with _inside(label, (*path, "rule")):
         parsed = Rule.from_text(text).formula
     with _inside(label, path):
@@ -257,7 +249,6 @@ def dump(kb: KnowledgeBase) -> str:
         data["groups"] = {g.name: {g.kind: list(g.members)} for g in kb.groups}
     if kb.circuits:
         data["circuits"] = {
-            c.name: {"rules": list(c.rules)} | ({} if c.beta is None else {"beta": c.beta})
-            for c in kb.circuits
+            c.name: {"rules": list(c.rules)} | ({} if c.beta is None else {"beta": c.beta}) for c in kb.circuits
         }
     return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=2**30)
