@@ -1,7 +1,7 @@
 """What a network says: logits of the predicates, their probabilities, and the form in which it is run.
 
-A network for ``K`` classes and ``L`` concepts (``V = K + L`` predicates) maps images ``[B, 3, H, W]`` to logits
-``[B, V]``, class logits first. Other common shapes of output are brought to this one by :func:`as_logits`.
+A network for ``K`` classes and ``L`` concepts (``V = K + L`` predicates) maps images ``[B, 3, H, W]`` to
+logits ``[B, V]``, class logits first. :func:`as_logits` brings other common outputs to this form.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from neurosym.errors import InputError
 
 CLASS_KINDS = ("binary", "categorical")
-# Folding a batch norm into a convolution only reorders float32 roundings; a larger change of the logits means that
-# the module is not used the way the graph says.
+# Folding a batch norm into a convolution only reorders float32 roundings; a larger change of the logits means
+# that the module is not used the way the graph says.
 _FOLD_TOLERANCE = 1e-3
 _REPEAT_TOLERANCE = 1e-4
 
 
 @runtime_checkable
 class PredicateModel(Protocol):
-    """A network that knows its predicates: ``forward`` maps images ``[B, 3, H, W]`` to logits ``[B, K + L]``."""
+    """A network that knows its predicates: ``forward`` maps ``[B, 3, H, W]`` to logits ``[B, K + L]``."""
 
     num_classes: int
     num_concepts: int
@@ -45,7 +45,7 @@ def as_logits(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         if output.ndim != 2:
-            raise InputError(f"network output has shape {tuple(output.shape)}; logits [batch, predicates] are needed")
+            raise InputError(f"network output has shape {tuple(output.shape)}; give logits [batch, predicates]")
         return output
     if isinstance(output, Mapping) and isinstance(output.get("classes"), Tensor):
         blocks = [output["classes"], output.get("concepts")]
@@ -55,8 +55,8 @@ def as_logits(output: Any) -> Tensor:
         return as_logits(output.logits)
     else:
         raise InputError(
-            f"network output of type {type(output).__name__} is not understood; return logits [batch, predicates], "
-            'a pair (class_logits, concept_logits) or {"classes": ..., "concepts": ...}'
+            f"network output of type {type(output).__name__} is not understood; return logits "
+            '[batch, predicates], a pair (class_logits, concept_logits) or {"classes": ..., "concepts": ...}'
         )
     tensors = [block for block in blocks if block is not None]
     if not all(isinstance(block, Tensor) and block.ndim == 2 for block in tensors):
@@ -117,9 +117,9 @@ def _foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """Copy of a network in evaluation mode with each batch norm folded into the convolution before it.
 
-    The forward code stays the user's own: only the sub-modules are exchanged (batch norms become identities), and
-    only those that the traced graph shows to be used once, in sequence. A network that cannot be traced comes back
-    unfolded. Outputs agree up to float32 rounding.
+    The forward code stays the user's own: only the sub-modules are exchanged (batch norms become identities),
+    and only those that the traced graph shows to be used once, in sequence. A network that cannot be traced
+    comes back unfolded. Outputs agree up to float32 rounding.
     """
     folded = _evaluation(copy.deepcopy(model))
     for conv_name, norm_name in _foldable_pairs(folded):
@@ -151,14 +151,14 @@ def inference_network(
     """The network as it is run under noise: a copy in evaluation mode, folded, in the faster memory layout.
 
     Args:
-        model: the user's network; left as it is, unless it cannot be copied (then it is put in evaluation mode).
+        model: the user's network; left as it is, unless it cannot be copied (then put in evaluation mode).
         probe: float32 ``[B, C, H, W]``: a batch on which the variants must agree.
         device: where the copy lives.
         fold: fold batch norms into convolutions.
 
     Returns:
-        The network, the memory format of its inputs and whether batch norms were folded. ``channels_last`` and
-        folding are dropped when the network does not run that way or its outputs move by more than rounding.
+        The network, the memory format of its inputs and whether batch norms were folded. ``channels_last``
+        and folding are dropped when the network does not run that way or its outputs move by more than rounding.
 
     Raises:
         InputError: the network fails on the probe, or answers the same input differently twice.
@@ -176,11 +176,11 @@ def inference_network(
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"the network fails on a batch of shape {tuple(probe.shape)}: {type(error).__name__}: {first_line}"
+            f"the network fails on a batch {tuple(probe.shape)}: {type(error).__name__}: {first_line}"
         ) from error
     if not _same(expected, as_logits(network(probe)), _REPEAT_TOLERANCE):
         raise InputError(
-            "the network gives different or non-finite outputs for the same input; remove randomness in its forward"
+            "the network gives non-finite outputs, or different ones for the same input; mend its forward"
         )
     if fold:
         candidate = fold_batchnorm(network)
@@ -191,7 +191,7 @@ def inference_network(
         try:
             candidate = copy.deepcopy(network).to(memory_format=torch.channels_last)
             output = as_logits(candidate(probe.contiguous(memory_format=torch.channels_last)))
-        except (RuntimeError, TypeError, AttributeError):  # e.g. x.view(len(x), -1) asks for contiguous images
+        except (RuntimeError, TypeError, AttributeError):  # x.view(len(x), -1) asks for contiguous images
             return network, torch.contiguous_format, fold
         if not _same(expected, output, _FOLD_TOLERANCE):
             return network, torch.contiguous_format, fold
