@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, Part
+from neurosym.circuits.closed_forms import Mixture, find_mixture, find_star
+from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, FastKernel, Part
 from neurosym.circuits.eliminate import compile_elimination
 from neurosym.circuits.errors import CompileLimit, InconsistentEvidence
 from neurosym.circuits.factors import Factor, connected_components, group_factor, rule_factor
@@ -35,6 +36,9 @@ __all__ = [
     "compile",
     "marginals",
 ]
+
+ELIMINATION_NODES = 200_000
+"""Node budget of variable elimination; past it the rules are left to the SDD compiler."""
 
 
 def compile(
@@ -108,11 +112,20 @@ def _component(
     factors: tuple[Factor, ...], members: tuple[int, ...], deadline: float, max_nodes: int
 ) -> Component:
     try:
-        ir = compile_elimination(factors, members, max_nodes, deadline)
+        ir = compile_elimination(factors, members, min(max_nodes, ELIMINATION_NODES), deadline)
     except CircuitTooLarge:
         stats = {"predicates": len(members), "constraints": len(factors)}
         raise CompileLimit("the circuit is too large", stats) from None
-    return Component(variables=members, factors=factors, kind="elimination", ir=ir)
+    kernel = _kernel(factors, members)
+    kind = "elimination" if kernel is None else kernel.kind
+    return Component(variables=members, factors=factors, kind=kind, ir=ir, kernel=kernel)
+
+
+def _kernel(factors: tuple[Factor, ...], members: tuple[int, ...]) -> FastKernel | None:
+    terms = find_mixture(factors, members)
+    if terms is not None:
+        return Mixture(len(members), terms)
+    return find_star(factors, members)
 
 
 def as_compiled(

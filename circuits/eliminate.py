@@ -45,6 +45,7 @@ class _Eliminator:
     def solve(self, factors: Sequence[Factor], free: Sequence[int]) -> int:
         """Node for the product of all factors, summed over the variables in ``free``."""
         parts, covered = [], set()
+        factors = [factor for factor in factors if factor.formula != Const(True)]
         for members, numbers in connected_components([factor.scope for factor in factors]):
             covered.update(members)
             parts.append(self._component([factors[i] for i in numbers], members))
@@ -72,11 +73,20 @@ class _Eliminator:
             choices.append(None)
         rest = [factor for factor in factors if factor is not group]
         free = [v for v in members if v not in set(group.scope)]
+        none = dict.fromkeys(group.scope, False)
+        # most constraints mention few members, and look the same whichever of the others is true
+        without = [condition(factor, none) for factor in rest]
         children = []
         for chosen in choices:
             values = {v: v == chosen for v in group.scope}
             literals = [self.builder.lit(self.local[v], value) for v, value in values.items()]
-            below = self.solve([condition(factor, values) for factor in rest], free)
+            below = self.solve(
+                [
+                    condition(factor, values) if chosen in factor.scope else base
+                    for factor, base in zip(rest, without, strict=True)
+                ],
+                free,
+            )
             children.append(self.builder.conj([*literals, below]))
         return self.builder.disj(children)
 
