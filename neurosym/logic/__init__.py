@@ -44,6 +44,7 @@ _HOMES = {
     "knowledge": ("CircuitSpec", "Group", "KnowledgeBase", "PartSpec", "Rule"),
 }
 _NAMES = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_NAMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Knowledge bases: predicates, weighted rules, groups, and the circuits that the rules are split into.
 
 Semantics: a world is mu in {0,1}^V. A rule of weight w contributes the factor ``exp(w [mu |= rule])``; a rule
-of infinite weight and every group is an indicator (Kang, Guerel, Li, Li 2024, "COLEP", section 3).
+of infinite weight and every group is an indicator (Kang, Gürel, Li, Li, "COLEP", ICLR 2024).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from neurosym.errors import InputError
 from neurosym.logic.formula import And, Const, Formula, Not, Or, Var, to_text, variables
 from neurosym.logic.naming import FieldError, closest, distinct_names, named
 from neurosym.logic.parser import parse
+from neurosym.logic.semantics import truth
 
 DEFAULT_WEIGHT = 1.5
 REST = "rest"
@@ -85,8 +86,8 @@ class Group:
 
     def holds(self, world: Mapping[str, Any]) -> Any:
         """Whether the worlds obey the group: bool for scalar values, bool ndarray for arrays."""
-        count = sum(np.asarray(world[name], dtype=np.int64) for name in self.members)
-        result = count == 1 if self.kind == "exactly_one" else np.asarray(count) <= 1
+        count = np.asarray(sum(truth(world, name).astype(np.int64) for name in self.members))
+        result = count == 1 if self.kind == "exactly_one" else count <= 1
         return bool(result) if np.ndim(result) == 0 else result
 
 

@@ -125,13 +125,21 @@ class _Converter:
         if self.nodes > _MAX_NODES or len(path) > _MAX_DEPTH:
             raise FieldError("aliases make this file too large; write the entries out", path)
         if isinstance(node, yaml.ScalarNode):
-            return self.loader.construct_object(node)  # type: ignore[no-untyped-call, unused-ignore]
+            return self._scalar(node, path)
         kind = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if node.tag != f"tag:yaml.org,2002:{kind}":
             raise FieldError(f"the YAML tag {node.tag!r} has no place in a rules file; remove it", path)
         if isinstance(node, yaml.SequenceNode):
             return [self.convert(item, (*path, i)) for i, item in enumerate(node.value)]
         return self._mapping(node, path)
+
+    def _scalar(self, node: yaml.ScalarNode, path: FieldPath) -> Any:
+        try:
+            return self.loader.construct_object(node)  # type: ignore[no-untyped-call, unused-ignore]
+        except (ValueError, KeyError, AttributeError, OverflowError):
+            # e.g. the date 2024-13-45, '!!int x', a number of 5000 digits
+            self.lines[path] = node.start_mark.line + 1
+            raise FieldError(f"cannot read {node.value[:40]!r} as a YAML value; put it in quotes", path) from None
 
     def _mapping(self, node: yaml.Node, path: FieldPath) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
@@ -140,7 +148,7 @@ class _Converter:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.lines[path] = here
                 raise FieldError("a key must be a name; is there a stray '{' or '?'", path)
-            key = self.loader.construct_object(key_node)  # type: ignore[no-untyped-call, unused-ignore]
+            key = self._scalar(key_node, path)
             if key in result:
                 first = self.lines[(*path, key)]
                 self.lines[path] = here

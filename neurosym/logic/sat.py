@@ -54,10 +54,10 @@ class _Search:
         self.failed = False
         count: Counter[int] = Counter()
         for literals in map(dict.fromkeys, clauses):
-            if any(-literal in literals for literal in literals):
-                continue
             clause = list(literals)
             count.update(clause)
+            if any(-literal in literals for literal in literals):
+                continue
             if len(clause) < 2:
                 self.failed |= not clause or not self._set(clause[0])
                 continue

@@ -28,7 +28,7 @@ def evaluate(formula: Formula, world: Mapping[str, Any]) -> Any:
         InputError: a name has no value, a value is not 0 or 1, or shapes do not broadcast.
     """
     shape = _shape(world.values())
-    values = {name: _truth(world, name) for name in variables(formula)}
+    values = {name: truth(world, name) for name in variables(formula)}
     result = _evaluate(formula, values)
     if not shape:
         return bool(result)
@@ -43,7 +43,8 @@ def _shape(values: Iterable[Any]) -> tuple[int, ...]:
         raise InputError(f"the arrays of a world must share a shape; got {sorted(shapes)}") from None
 
 
-def _truth(world: Mapping[str, Any], name: str) -> Any:
+def truth(world: Mapping[str, Any], name: str) -> np.ndarray:
+    """The value of ``name`` as a bool ndarray, or :class:`InputError` if there is none or it is no truth value."""
     if name not in world:
         raise InputError(f"the world gives no value for {name!r}")
     value = np.asarray(world[name])
