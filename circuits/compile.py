@@ -21,9 +21,10 @@ from torch import Tensor
 from neurosym.circuits.closed_forms import Mixture, find_mixture, find_star
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, FastKernel, Part
 from neurosym.circuits.eliminate import compile_elimination
-from neurosym.circuits.errors import CompileLimit, InconsistentEvidence
+from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.factors import Factor, connected_components, group_factor, rule_factor
 from neurosym.circuits.ir import CircuitTooLarge
+from neurosym.circuits.sdd import compile_sdd
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import Group, KnowledgeBase
 
@@ -111,13 +112,13 @@ def _part(
 def _component(
     factors: tuple[Factor, ...], members: tuple[int, ...], deadline: float, max_nodes: int
 ) -> Component:
+    kernel = _kernel(factors, members)
+    kind = "elimination" if kernel is None else kernel.kind
     try:
         ir = compile_elimination(factors, members, min(max_nodes, ELIMINATION_NODES), deadline)
     except CircuitTooLarge:
-        stats = {"predicates": len(members), "constraints": len(factors)}
-        raise CompileLimit("the circuit is too large", stats) from None
-    kernel = _kernel(factors, members)
-    kind = "elimination" if kernel is None else kernel.kind
+        kind = "sdd" if kernel is None else kind
+        ir = compile_sdd(factors, members, max_seconds=deadline - time.monotonic(), max_nodes=max_nodes)
     return Component(variables=members, factors=factors, kind=kind, ir=ir, kernel=kernel)
 
 

@@ -24,6 +24,8 @@ from neurosym.logic.knowledge import Group
 
 MAX_BAG = 13
 """Largest set of variables that one elimination step may join."""
+MAX_CALLS = 20_000
+"""Largest number of different residual problems below the branches."""
 BRANCH_ABOVE = 5
 """Groups with more members than this are branched on instead of tabulated."""
 
@@ -41,6 +43,8 @@ class _Eliminator:
         self.local = local
         self.builder = CircuitBuilder(max_nodes)
         self.deadline = deadline
+        self.known: dict[tuple[Factor, ...], int] = {}
+        self.calls = 0
 
     def solve(self, factors: Sequence[Factor], free: Sequence[int]) -> int:
         """Node for the product of all factors, summed over the variables in ``free``."""
@@ -56,8 +60,15 @@ class _Eliminator:
         return self.builder.conj(parts)
 
     def _component(self, factors: Sequence[Factor], members: Sequence[int]) -> int:
-        if time.monotonic() > self.deadline:
-            raise CircuitTooLarge
+        key = tuple(factors)
+        if key not in self.known:
+            self.calls += 1
+            if self.calls > MAX_CALLS or time.monotonic() > self.deadline:
+                raise CircuitTooLarge
+            self.known[key] = self._connected(factors, members)
+        return self.known[key]
+
+    def _connected(self, factors: Sequence[Factor], members: Sequence[int]) -> int:
         large = [f for f in factors if f.group is not None and len(f.scope) > BRANCH_ABOVE]
         if large:
             return self._branch(max(large, key=lambda f: len(f.scope)), factors, members)
