@@ -106,7 +106,7 @@ def test_conflicts_are_real_and_irreducible(texts: list[str], groups: int, rng: 
         part = KnowledgeBase(
             kb.classes,
             kb.concepts,
-            tuple(kb.rules[i] for key, i in kept if key == "rules"),
+            tuple(rule for i, rule in enumerate(kb.rules) if ("rules", i) in kept),
             tuple(g for g in kb.groups if ("groups", g.name) in kept),
         )
         assert obeys_all(part) == (left_out is not None)
@@ -120,7 +120,7 @@ def test_group_clauses_count_members(kind: str, size: int) -> None:
     clauses = list(hard_constraints(kb)[0].clauses)
     rng = random.Random(size)
     for true in [(), (0,), (size - 1,), *(tuple(rng.sample(range(size), min(2, size))) for _ in range(20))]:
-        units = [(i + 1,) if i in true else (-i - 1,) for i in range(size)]
+        units: list[tuple[int, ...]] = [(i + 1,) if i in true else (-i - 1,) for i in range(size)]
         expected = len(set(true)) == 1 or (kind == "at_most_one" and not true)
         assert (sat.find_model(clauses + units) is not None) == expected
 
