@@ -1,0 +1,254 @@
+"""``neurosym certify``: calibrate a robust conformal predictor and write its certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurosym.cli import checks, options
+from neurosym.cli.console import emit_json, emit_table, note, number, percent, show_progress, working
+from neurosym.errors import InputError
+
+if TYPE_CHECKING:
+    from neurosym.certify.pipeline import Outcome
+
+CERTIFY_EXAMPLES = """\b
+Examples:
+  neurosym certify --demo --out out/demo
+      a bundled traffic-sign network, its images and its rules
+  neurosym certify config.yaml --out out/run --radius 0.5 --alpha 0.05
+      your network and images; options go before what the file says
+  neurosym certify --evidence cal.npz --test test.npz --rules rules.yaml
+      --method colep --radius 0.25 --alpha 0.1 --out out/run
+      outputs that were computed elsewhere, no network needed
+
+\b
+A CONFIG.yaml:
+  model: checkpoints/signs            # or torchvision:resnet18, my.module:make
+  data: {name: gtsrb12, root: data}   # or an .npz with images and labels
+  rules: rules.yaml
+  method: bincp
+  alpha: 0.1
+  radius: 0.25
+
+\b
+Methods:
+  vanilla  no attacker (radius 0)
+  rcp1     one noisy draw for each image; the cheapest
+  bincp    many noisy draws; the smallest sets under attack
+  colep    rules over votes or boxes of the predicates
+
+\b
+DIR gets certificate.json, report.html and sets.npz. Next:
+  neurosym verify DIR/certificate.json
+"""
+
+_CONFIG_FORMS = "CONFIG.yaml or --demo"
+_EVIDENCE_FORM = "--evidence"
+_FORMS = "give one of --demo, CONFIG.yaml or --evidence cal.npz"
+_EVIDENCE, _RULES = "an .npz evidence file", "a rules file (YAML)"
+
+
+def certify(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.yaml", help="Network, data, rules, threat and method.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results. Required.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Certify the bundled demonstration, offline.")] = False,
+    evidence: Annotated[
+        Path | None, typer.Option("--evidence", metavar="CAL.npz", help="Calibration evidence, with labels.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option("--test", metavar="TEST.npz", help="Evidence to predict sets for.")
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option("--rules", metavar="RULES.yaml", help="Rules over the evidence's predicates.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="|".join(options.METHODS), help="Conformal method.")
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option("--score", metavar="|".join(options.SCORES), help="Conformity score.")
+    ] = None,
+    radius: Annotated[
+        str | None, typer.Option("--radius", metavar="R", help="L2 radius of the attack, pixels in [0, 1].")
+    ] = None,
+    alpha: Annotated[
+        str | None, typer.Option("--alpha", metavar="A", help="Total miscoverage; 0.1 promises 90 %.")
+    ] = None,
+    sigma: Annotated[
+        str | None, typer.Option("--sigma", metavar="S", help="Standard deviation of the smoothing noise.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", metavar="N", help="Noise draws for each image.")] = None,
+    circuit: Annotated[
+        str | None, typer.Option("--circuit", metavar="|".join(options.CIRCUITS), help="How rules are applied.")
+    ] = None,
+    bound: Annotated[
+        str | None, typer.Option("--bound", metavar="|".join(options.BOUNDS), help="Bounds over boxes (colep).")
+    ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option("--tune", metavar="SHARE", help="Share of the evidence that picks circuit and parameters."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of splits and noise.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", help="Processes that draw noise on the CPU.")
+    ] = None,
+    device: options.Device = None,
+    resume: options.Resume = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Certify prediction sets that hold under attack.
+
+    Three forms: the bundled demonstration (--demo), a configuration (CONFIG.yaml), or evidence files (--evidence)."""
+    typed = {"method": method, "score": score, "radius": radius, "alpha": alpha, "seed": seed}
+    typed |= {"circuit": circuit, "bound": bound}
+    typed = _checked(typed)
+    run = {"sigma": sigma, "trials": trials, "workers": workers, "device": device}
+    files = {"--test": test, "--rules": rules, "--tune": tune}
+    _one_form(demo, config, evidence)
+    if out is None:
+        raise InputError("--out is missing; name the folder for the results, for instance --out out/run")
+    checks.writable_folder(out)
+    if evidence is not None:
+        if _checked({"device": device}).get("device") == "cuda":
+            raise InputError("--device cuda: evidence files are worked on the CPU; leave it out")
+        checks.only_with(_CONFIG_FORMS, {f"--{name}": run[name] for name in ("sigma", "trials", "workers")})
+        outcome = _from_files(evidence, test, rules, tune, typed, out, quiet)
+    else:
+        checks.only_with(_EVIDENCE_FORM, files)
+        outcome = _from_config(config, typed | _checked(run), out, resume, quiet)
+    _show(outcome, as_json, quiet)
+
+
+def _one_form(demo: bool, config: Path | None, evidence: Path | None) -> None:
+    given = {"--demo": demo, str(config): config is not None, "--evidence": evidence is not None}
+    names = [name for name, there in given.items() if there]
+    if not names:
+        raise InputError(f"nothing to certify; {_FORMS}")
+    if len(names) > 1:
+        raise InputError(f"{' and '.join(names)} exclude each other; {_FORMS}")
+
+
+def _checked(typed: dict[str, Any]) -> dict[str, Any]:
+    """The options that were typed, each checked; numbers as exact decimal text."""
+    known = {
+        "method": options.METHODS,
+        "score": options.SCORES,
+        "circuit": options.CIRCUITS,
+        "bound": options.BOUNDS,
+        "device": options.DEVICES,
+    }
+    least = {"trials": 1, "workers": 1, "seed": 0}
+    found: dict[str, Any] = {}
+    for name, value in typed.items():
+        if value is None:
+            continue
+        option = f"--{name}"
+        if name in known:
+            found[name] = checks.choice(option, value, known[name])
+        elif name in least:
+            found[name] = checks.whole(option, value, least[name])
+        elif name == "alpha":
+            found[name] = checks.level(option, value)
+        else:
+            found[name] = checks.size(option, value)
+    return found
+
+
+def _from_config(path: Path | None, typed: dict[str, Any], out: Path, resume: bool, quiet: bool) -> Outcome:
+    if path is not None:
+        checks.existing_file(path, "give a YAML configuration; see neurosym certify --help")
+    from neurosym.certify.config import config_from_mapping, load_config
+
+    with working(quiet):
+        from neurosym.certify import pipeline
+
+        config = pipeline.demo_config() if path is None else load_config(path)
+        checks.level(f"{path or '--demo'}: field alpha", config.alpha)
+        for name in ("radius", "sigma"):
+            checks.size(f"{path or '--demo'}: field {name}", getattr(config, name))
+        config = config_from_mapping(config.model_dump() | typed, "command line")
+        return pipeline.certify_config(config, out, resume=resume, progress=show_progress(quiet))
+
+
+def _from_files(
+    calibration: Path,
+    test: Path | None,
+    rules: Path | None,
+    tune: str | None,
+    typed: dict[str, Any],
+    out: Path,
+    quiet: bool,
+) -> Outcome:
+    for name in ("method", "radius"):
+        if name not in typed:
+            raise InputError(f"--{name} is missing; evidence files need --method and --radius")
+    for path, what in ((calibration, _EVIDENCE), (test, _EVIDENCE), (rules, _RULES)):
+        if path is not None:
+            checks.existing_file(path, f"give {what}")
+    settings = {"score": "lac", "circuit": "auto", "bound": "exact", "alpha": "0.1", "seed": 0} | typed
+    with working(quiet):
+        from neurosym.certify import pipeline
+
+        return pipeline.certify_files(
+            calibration, test, rules, pipeline.FileOptions(**settings, tune=tune or "0.2"), out
+        )
+
+
+def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
+    summary = outcome.summary
+    if as_json:
+        emit_json({**summary, "files": outcome.files})
+    elif not quiet:
+        emit_table(_rows(summary, outcome.files))
+    if summary.get("trivial") and not quiet:
+        note(
+            f"every set holds every label: {summary.get('advice') or 'use more data, a smaller radius or larger alpha'}"
+        )
+    elif summary.get("advice") and not quiet:
+        note(summary["advice"])
+
+
+def _rows(summary: dict[str, Any], files: dict[str, str]) -> list[tuple[str, str]]:
+    """The table: what is promised, what was measured, where it lies."""
+    get = summary.get
+    noise = "" if get("sigma") in (None, "0", 0) else f"; noise {get('sigma')}, {get('trials')} draws an image"
+    scale = get("scale")
+    rules = str(get("circuit"))
+    if rules != "none" and scale is not None:
+        rules += f", weights x {float(scale):g}"
+    split = f"{get('n_tune')} tuning, {get('n_calibration')} calibration, {get('n_test')} test"
+    rows = [
+        ("method", f"{get('method')}{noise}"),
+        ("guarantee", f"{_promise(summary)}"),
+        ("points", split),
+        ("rules", rules),
+    ]
+    if get("coverage") is not None:
+        interval = f"95 % interval {percent(get('coverage_lower'))} to {percent(get('coverage_upper'))}"
+        rows.append(("coverage, clean", f"{percent(get('coverage'))}   {interval}"))
+    if get("attacked_coverage") is not None:
+        rows.append(
+            ("coverage, attacked", f"{percent(get('attacked_coverage'))}   {get('attacked_images')} images attacked")
+        )
+    if get("mean_size") is not None:
+        base = get("model_only_mean_size")
+        rows.append(
+            ("labels in a set", number(get("mean_size")) + (f"   {number(base)} without rules" if base else ""))
+        )
+    if get("certified_coverage") is not None:
+        rows.append(("certified coverage", f"{percent(get('certified_coverage'))}   of the sets before enlarging"))
+    if get("seconds") is not None:
+        rows.append(("seconds", number(get("seconds"), 1)))
+    return rows + [(name, str(path)) for name, path in files.items()]
+
+
+def _promise(summary: dict[str, Any]) -> str:
+    from neurosym.certify import exact
+
+    share = exact.to_text(100 * (1 - exact.from_text(str(summary["alpha"]), "alpha")))
+    return f"{share} % of sets hold the true label, attacks up to L2 {summary['radius']}"
