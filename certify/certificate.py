@@ -141,6 +141,8 @@ def _calibration_table(arrays: Mapping[str, np.ndarray]) -> CalibrationTable:
     for side in ("lower", "upper"):
         if side in arrays:
             extra[side] = _hex_rows(np.asarray(arrays[side]))
+    if "uniforms" in arrays:
+        extra["uniforms"] = [float(value).hex() for value in arrays["uniforms"]]
     return CalibrationTable(
         labels=np.asarray(arrays["labels"]).astype(int).tolist(),
         scores=[float(score).hex() for score in arrays["scores"]],
@@ -361,6 +363,8 @@ def to_calibrated(certificate: Certificate) -> Calibrated:
     }
     if table.votes is not None:
         arrays["votes"] = np.array(table.votes, dtype=np.int64)
+    if table.uniforms is not None:
+        arrays["uniforms"] = np.array([float.fromhex(text) for text in table.uniforms], dtype=np.float64)
     for side, rows in (("lower", table.lower), ("upper", table.upper)):
         if rows is not None:
             arrays[side] = np.array([[float.fromhex(text) for text in row] for row in rows], dtype=np.float64)

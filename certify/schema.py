@@ -66,6 +66,7 @@ class CalibrationTable(_Model):
     votes: list[list[int]] | None = None
     lower: list[list[str]] | None = None
     upper: list[list[str]] | None = None
+    uniforms: list[str] | None = None
 
 
 class ReasoningRecord(_Model):
