@@ -28,7 +28,12 @@ def drawn(evidence: Evidence) -> SampleEvidence | ScoreEvidence:
 
 
 def score_draws(
-    evidence: Evidence, reasoning: Reasoning, kind: str, u: np.ndarray, *, first_only: bool = False
+    evidence: Evidence,
+    reasoning: Reasoning,
+    kind: str,
+    u: np.ndarray,
+    *,
+    first_only: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blocks of (row numbers ``[b]``, scores ``[b, M, K]``); stored scores are passed on as they are.
 
@@ -45,11 +50,27 @@ def score_draws(
             scores = source.scores[rows].swapaxes(1, 2)
             yield rows, scores[:, :1] if first_only else scores
         return
+    for rows, q in reasoned(source, reasoning, first_only):
+        yield rows, score(q, kind, u[rows][:, None])
+
+
+def reasoned(
+    source: SampleEvidence, reasoning: Reasoning, first_only: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of (row numbers ``[b]``, reasoned class probabilities ``[b, M, K]``).
+
+    Evidence may bring a method ``reasoned(reasoning)`` of its own that remembers them, for studies that reason
+    over the same samples many times.
+    """
+    memory = getattr(source, "reasoned", None)
+    if memory is not None:
+        for rows, q in memory(reasoning):
+            yield rows, q[:, :1] if first_only else q
+        return
     columns = reasoning.columns(source.predicates)
     for rows, samples in source.chunks():
         p = (samples[:, :1] if first_only else samples).numpy().astype(np.float64)
-        p = p if columns is None else p[..., columns]
-        yield rows, score(reasoning.class_probabilities(p), kind, u[rows][:, None])
+        yield rows, reasoning.class_probabilities(p if columns is None else p[..., columns])
 
 
 def kind_of(evidence: Evidence, reasoning: Reasoning, name: str) -> str:
@@ -72,9 +93,7 @@ def reasoning_for(evidence: Evidence, reasoning: Reasoning | None) -> Reasoning:
             f"field 'class_kind': {evidence.class_kind!r}, but the reasoning layer expects {reasoning.class_kind!r}"
         )
     if reasoning.num_classes and reasoning.num_classes != evidence.num_classes and reasoning.kb is None:
-        raise InputError(
-            f"num_classes: {evidence.num_classes} in the evidence, {reasoning.num_classes} expected"
-        )
+        raise InputError(f"num_classes: {evidence.num_classes} in the evidence, {reasoning.num_classes} expected")
     return reasoning
 
 
