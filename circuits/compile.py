@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from neurosym.circuits.closed_forms import Mixture, find_mixture, find_star
@@ -23,7 +25,7 @@ from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledg
 from neurosym.circuits.eliminate import compile_elimination
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.factors import Factor, connected_components, group_factor, rule_factor
-from neurosym.circuits.ir import CircuitTooLarge
+from neurosym.circuits.ir import CircuitIR, CircuitTooLarge
 from neurosym.circuits.sdd import compile_sdd
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import Group, KnowledgeBase
@@ -70,63 +72,88 @@ def compile(
     if class_kind not in ("binary", "categorical"):
         raise InputError(f"class_kind {class_kind!r} is unknown; use 'binary' or 'categorical'")
     deadline = time.monotonic() + max_seconds
+    parts = []
+    for spec in part_specs(kb, circuit):
+        components = (compile_component(*block, deadline, max_nodes) for block in spec.blocks)
+        parts.append(spec.part(tuple(components)))
+    return CompiledKnowledge(kb=kb, circuit=circuit, class_kind=class_kind, parts=tuple(parts))
+
+
+@dataclass(frozen=True)
+class FactoredPart:
+    """A part before compilation: its factors, and their connected blocks (factors, members)."""
+
+    name: str
+    beta: float
+    factors: tuple[Factor, ...]
+    num_predicates: int
+
+    @property
+    def blocks(self) -> list[tuple[tuple[Factor, ...], tuple[int, ...]]]:
+        """Connected components of the factor graph, by their smallest predicate."""
+        found = connected_components([factor.scope for factor in self.factors])
+        return [(tuple(self.factors[i] for i in numbers), members) for members, numbers in found]
+
+    def part(self, components: tuple[Component, ...]) -> Part:
+        """The compiled part."""
+        mentions = np.zeros(self.num_predicates, dtype=bool)
+        for factor in self.factors:
+            mentions[list(factor.scope)] = True
+        constant = sum(float(f.log_table()) for f in self.factors if not f.scope)
+        return Part(self.name, self.beta, components, mentions, constant)
+
+
+def part_specs(kb: KnowledgeBase, circuit: CircuitName) -> list[FactoredPart]:
+    """The parts of a knowledge base as factors.
+
+    Raises:
+        InputError: no class for the exclusive circuit.
+    """
     if circuit == "exclusive":
-        specs = [_exclusive_factors(kb)]
-    else:
-        specs = [
-            (
-                part.name,
-                part.beta,
-                [rule_factor(kb, h) for h in part.rules] + [group_factor(kb, kb.groups[g]) for g in part.groups],
-            )
-            for part in kb.parts()
-        ]
-    parts = tuple(_part(kb, name, beta, factors, deadline, max_nodes) for name, beta, factors in specs)
-    return CompiledKnowledge(kb=kb, circuit=circuit, class_kind=class_kind, parts=parts)
+        if kb.num_classes == 0:
+            raise InputError("the exclusive circuit needs classes; list them under 'classes' or use circuit='rules'")
+        classes = Group("classes", "exactly_one", tuple(kb.classes))
+        factors = [rule_factor(kb, h) for h in range(len(kb.rules))]
+        # a group over all classes says nothing new beside exactly-one
+        groups = [group for group in kb.groups if set(group.members) != set(kb.classes)]
+        factors += [group_factor(kb, group) for group in (*groups, classes)]
+        return [FactoredPart("exclusive", 1.0, tuple(factors), kb.num_predicates)]
+    return [
+        FactoredPart(
+            part.name,
+            part.beta,
+            (*(rule_factor(kb, h) for h in part.rules), *(group_factor(kb, kb.groups[g]) for g in part.groups)),
+            kb.num_predicates,
+        )
+        for part in kb.parts()
+    ]
 
 
-def _exclusive_factors(kb: KnowledgeBase) -> tuple[str, float, list[Factor]]:
-    if kb.num_classes == 0:
-        raise InputError("the exclusive circuit needs classes; list them under 'classes' or use circuit='rules'")
-    classes = Group("classes", "exactly_one", tuple(kb.classes))
-    groups = [group for group in kb.groups if set(group.members) != set(kb.classes)]
-    groups += [g for g in kb.groups if set(g.members) == set(kb.classes) and g.kind == "at_most_one"]
-    factors = [rule_factor(kb, h) for h in range(len(kb.rules))]
-    return "exclusive", 1.0, [*factors, *(group_factor(kb, g) for g in groups), group_factor(kb, classes)]
-
-
-def _part(
-    kb: KnowledgeBase, name: str, beta: float, factors: list[Factor], deadline: float, max_nodes: int
-) -> Part:
-    mentions = np.zeros(kb.num_predicates, dtype=bool)
-    for factor in factors:
-        mentions[list(factor.scope)] = True
-    constant = sum(float(f.log_table()) for f in factors if not f.scope)
-    components = tuple(
-        _component(tuple(factors[i] for i in numbers), members, deadline, max_nodes)
-        for members, numbers in connected_components([factor.scope for factor in factors])
-    )
-    return Part(name=name, beta=beta, components=components, mentions=mentions, log_constant=constant)
-
-
-def _component(
+def compile_component(
     factors: tuple[Factor, ...], members: tuple[int, ...], deadline: float, max_nodes: int
 ) -> Component:
-    kernel = _kernel(factors, members)
-    kind = "elimination" if kernel is None else kernel.kind
+    """Compile one connected block: variable elimination, or an SDD where that is too large.
+
+    Raises:
+        CompileLimit: a limit was reached.
+    """
     try:
-        ir = compile_elimination(factors, members, min(max_nodes, ELIMINATION_NODES), deadline)
+        ir, kind = compile_elimination(factors, members, min(max_nodes, ELIMINATION_NODES), deadline), "elimination"
     except CircuitTooLarge:
-        kind = "sdd" if kernel is None else kind
-        ir = compile_sdd(factors, members, max_seconds=deadline - time.monotonic(), max_nodes=max_nodes)
-    return Component(variables=members, factors=factors, kind=kind, ir=ir, kernel=kernel)
+        left = deadline - time.monotonic()
+        ir, kind = compile_sdd(factors, members, max_seconds=left, max_nodes=max_nodes), "sdd"
+    return component_from_circuit(factors, members, ir, kind)
 
 
-def _kernel(factors: tuple[Factor, ...], members: tuple[int, ...]) -> FastKernel | None:
+def component_from_circuit(
+    factors: tuple[Factor, ...], members: tuple[int, ...], ir: CircuitIR, kind: str
+) -> Component:
+    """The component, with a closed form if its factors have one."""
+    kernel: FastKernel | None = None
     terms = find_mixture(factors, members)
-    if terms is not None:
-        return Mixture(len(members), terms)
-    return find_star(factors, members)
+    kernel = Mixture(len(members), terms) if terms is not None else find_star(factors, members)
+    kind = kind if kernel is None else kernel.kind
+    return Component(variables=members, factors=factors, kind=kind, ir=ir, kernel=kernel)
 
 
 def as_compiled(
@@ -193,18 +220,32 @@ def mix(compiled: CompiledKnowledge, p: Tensor) -> Tensor:
     return weighted_marginals(compiled, work, pos, neg).to(p.dtype)
 
 
-def weighted_marginals(compiled: CompiledKnowledge, p: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
-    """The mixture for given literal weights [..., V]; ``p`` is what unmentioned predicates keep."""
-    total, weight = torch.zeros_like(p), np.zeros(p.shape[-1])
-    for part in compiled.parts:
-        if part.beta > 0:
-            own = part_marginals(part, p, pos, neg)
-            share = part.beta * part.mentions
-            total = total + own * torch.as_tensor(share, dtype=p.dtype, device=p.device)
-            weight += share
-    inside = weight > 0
-    scale = torch.as_tensor(1.0 / np.where(inside, weight, 1.0), dtype=p.dtype, device=p.device)
-    return torch.where(torch.as_tensor(inside, device=p.device), total * scale, p)
+def mixing_weights(compiled: CompiledKnowledge) -> NDArray[np.float64]:
+    """Weight of each part for each predicate, float64[R, V]; columns sum to 1, or are 0 where no part mentions it."""
+    betas = [part.beta * part.mentions for part in compiled.parts]
+    shares = np.array(betas, dtype=np.float64).reshape(len(betas), compiled.kb.num_predicates)
+    total = shares.sum(axis=0)
+    return shares / np.where(total > 0, total, 1.0)
+
+
+def weighted_marginals(
+    compiled: CompiledKnowledge, p: Tensor, pos: Tensor, neg: Tensor, shares: Tensor | None = None
+) -> Tensor:
+    """The mixture for given literal weights [..., V].
+
+    Args:
+        p: what unmentioned predicates keep.
+        shares: :func:`mixing_weights` on the device and in the dtype of ``p``, if at hand.
+    """
+    if shares is None:
+        shares = torch.as_tensor(mixing_weights(compiled), dtype=p.dtype, device=p.device)
+    parts = [part_marginals(part, p, pos, neg) for part in compiled.parts]
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.zeros_like(p)
+    for share, own in zip(shares, parts, strict=True):
+        total = total + share * own
+    return torch.where(shares.sum(dim=0) > 0, total, p)
 
 
 def part_marginals(part: Part, p: Tensor, pos: Tensor, neg: Tensor) -> Tensor:

@@ -191,8 +191,11 @@ def _shares(x: Tensor, total: Tensor) -> Tensor:
     return torch.exp(x - _finite(total)[:, None])
 
 
-def upward(plan: Plan, log_pos: Tensor, log_neg: Tensor) -> Tensor:
-    """Log value of every node: [m, B] twice -> [N+2, B]; the last rows are the constants log 0 and log 1."""
+def upward(plan: Plan, log_pos: Tensor, log_neg: Tensor, maximise: bool = False) -> Tensor:
+    """Log value of every node: [m, B] twice -> [N+2, B]; the last rows are the constants log 0 and log 1.
+
+    With ``maximise`` sums become maxima, and the root gets the log weight of the best world.
+    """
     steps = plan.steps(log_pos.device)
     n, batch = plan.num_nodes, log_pos.shape[1]
     values = log_pos.new_empty((n + 2, batch))
@@ -201,14 +204,57 @@ def upward(plan: Plan, log_pos: Tensor, log_neg: Tensor) -> Tensor:
     values[steps.constant_nodes] = steps.constant_values.to(values.dtype)[:, None]
     for step in steps.up:
         below = values.index_select(0, step.children).view(step.stop - step.start, step.width, batch)
-        values[step.start : step.stop] = below.sum(dim=1) if step.product else _log_sum(below)
+        if step.product:
+            values[step.start : step.stop] = below.sum(dim=1)
+        else:
+            values[step.start : step.stop] = below.amax(dim=1) if maximise else _log_sum(below)
     return values
+
+
+def trace(plan: Plan, values: Tensor, generator: torch.Generator | None, repeats: int = 0) -> Tensor:
+    """Follow one child of every sum from the root down: the world it leads to.
+
+    Args:
+        values: from :func:`upward`, [N+2, B].
+        generator: source of randomness when ``repeats`` > 0.
+        repeats: 0 takes the child of largest value (with maximised values: the best world); otherwise that many
+            independent traces are made, with children drawn in proportion to their values.
+
+    Returns:
+        bool[max(repeats, 1) * B, m], traces of one row far apart (repeat-major).
+    """
+    rows = max(1, CHUNK_VALUES // (max(1, plan.num_nodes) * max(1, values.shape[1])))
+    pieces = [min(rows, repeats - done) for done in range(0, repeats, rows)] or [0]
+    return torch.cat([_trace(plan, values, generator, piece) for piece in pieces])
+
+
+def _trace(plan: Plan, values: Tensor, generator: torch.Generator | None, repeats: int) -> Tensor:
+    steps = plan.steps(values.device)
+    if repeats:
+        values = values.repeat(1, repeats)
+    batch = values.shape[1]
+    active = torch.zeros(values.shape, dtype=torch.int32, device=values.device)
+    active[plan.num_nodes - 1] = 1
+    for step in reversed(steps.up):
+        shape = (step.stop - step.start, step.width, batch)
+        here = active[step.start : step.stop, None]
+        if not step.product:
+            score = values.index_select(0, step.children).view(shape)
+            if repeats:
+                uniform = torch.rand(shape, generator=generator, dtype=values.dtype, device=values.device)
+                # Gumbel's trick: the arg-max of log weight + noise is a draw in proportion to the weights
+                score = score - torch.log(-torch.log(uniform.clamp_min(torch.finfo(values.dtype).tiny)))
+            chosen = torch.zeros(shape, dtype=torch.int32, device=values.device)
+            here = here * chosen.scatter_(1, score.argmax(dim=1, keepdim=True), 1)
+        active.index_add_(0, step.children, here.expand(shape).reshape(-1, batch))
+    world = active[steps.positive.clamp_max(plan.num_nodes + 1)] > 0
+    return world.t()
 
 
 def upward_mean(plan: Plan, values: Tensor, gain: Tensor) -> Tensor:
     """Mean of sum_j gain_j x_j under each node's distribution: [N+2, B]; 0 at nodes of value 0."""
     steps = plan.steps(values.device)
-    n, batch = plan.num_nodes, values.shape[1]
+    batch = values.shape[1]
     means = torch.zeros_like(values)
     means[steps.literal_nodes] = torch.cat([gain, torch.zeros_like(gain)])[steps.literal_rows]
     for step in steps.up:
@@ -217,9 +263,7 @@ def upward_mean(plan: Plan, values: Tensor, gain: Tensor) -> Tensor:
         if step.product:
             means[step.start : step.stop] = below.sum(dim=1)
         else:
-            share = _shares(
-                values.index_select(0, step.children).view(shape), values[step.start : step.stop]
-            )
+            share = _shares(values.index_select(0, step.children).view(shape), values[step.start : step.stop])
             means[step.start : step.stop] = (share * below).sum(dim=1)
     return means
 

@@ -219,9 +219,7 @@ def build_vtree(
     return f"vtree {len(lines)}\n" + "\n".join(lines) + "\n", position
 
 
-def _elimination_tree(
-    factors: Sequence[Factor], order: Sequence[int], when: Mapping[int, int]
-) -> dict[int, list[int]]:
+def _elimination_tree(factors: Sequence[Factor], order: Sequence[int], when: Mapping[int, int]) -> dict[int, list[int]]:
     """Children of each vertex: the parent is the earliest eliminated of the later neighbours in the filled graph."""
     above: dict[int, set[int]] = {v: set() for v in order}
     for factor in factors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from neurosym.logic.formula import And, Const, Formula, Iff, Implies, Not, Or, Var
 from neurosym.logic.knowledge import CircuitSpec, Group, KnowledgeBase, Rule
 

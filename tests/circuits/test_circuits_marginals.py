@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from neurosym.circuits import InconsistentEvidence, compile, marginals
-from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase, Rule
 from neurosym.logic.parser import parse
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracles"))
 
-import worlds as oracle  # noqa: E402
-from random_knowledge import random_knowledge  # noqa: E402
+import worlds as oracle
+from random_knowledge import random_knowledge
 
 
 @pytest.mark.parametrize("block", range(10))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from neurosym.logic.knowledge import Group, KnowledgeBase
 from neurosym.logic.semantics import evaluate
 
@@ -35,9 +36,7 @@ def log_factor(kb: KnowledgeBase, rules: tuple[int, ...], groups: tuple[Group, .
     return total
 
 
-def literal_weights(
-    kb: KnowledgeBase, p: np.ndarray, circuit: str, class_kind: str
-) -> tuple[np.ndarray, np.ndarray]:
+def literal_weights(kb: KnowledgeBase, p: np.ndarray, circuit: str, class_kind: str) -> tuple[np.ndarray, np.ndarray]:
     """(positive, negative) weights, [V] each."""
     neg = 1 - p
     if circuit == "exclusive" and class_kind == "categorical":
@@ -46,7 +45,9 @@ def literal_weights(
     return p, neg
 
 
-def part_weights(kb: KnowledgeBase, p: np.ndarray, circuit: str, class_kind: str) -> list[tuple[float, set[int], np.ndarray]]:
+def part_weights(
+    kb: KnowledgeBase, p: np.ndarray, circuit: str, class_kind: str
+) -> list[tuple[float, set[int], np.ndarray]]:
     """(beta, mentioned predicates, unnormalised weight of every world) of each part of the mixture."""
     grid = worlds(kb.num_predicates)
     pos, neg = literal_weights(kb, p, circuit, class_kind)
