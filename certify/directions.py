@@ -54,9 +54,7 @@ def supermodular(log_table: np.ndarray, flips: Sequence[int]) -> bool:
     return bool(((left >= right - TOLERANCE) | (right == -np.inf)).all())
 
 
-def balanced_signs(
-    scopes: Sequence[Sequence[int]], tables: Sequence[np.ndarray | None]
-) -> dict[int, int] | None:
+def balanced_signs(scopes: Sequence[Sequence[int]], tables: Sequence[np.ndarray | None]) -> dict[int, int] | None:
     """Signs (+1/-1) of the variables of one component that make every factor log-supermodular, or None."""
     known = [table for table in tables if table is not None]
     if len(known) < len(tables):
@@ -117,8 +115,8 @@ def rules_directions(
                 row[list(variables)] = [BOTH if colour is None else colour[c] * colour[v] for v in variables]
                 row[c] = 1  # a marginal never falls in its own sensor: odds_c multiplies only the numerator
                 total[c] = merge(total[c], row)
-    for c in np.flatnonzero(~mentioned[:classes]):
-        total[c, c] = 1
+    alone = np.flatnonzero(~mentioned[:classes])
+    total[alone, alone] = 1
     return total
 
 

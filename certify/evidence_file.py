@@ -67,9 +67,7 @@ def load_evidence(path: str | Path) -> FileEvidence:
         wanted = (found[0], *_FIELDS[found[0]])
         for name in ("predicates", *wanted):
             if name not in fields:
-                raise InputError(
-                    f"field '{name}' is missing; add it ('{found[0]}' needs {', '.join(wanted)})"
-                )
+                raise InputError(f"field '{name}' is missing; add it ('{found[0]}' needs {', '.join(wanted)})")
         unknown = sorted(set(fields) - set(wanted) - set(_COMMON))
         if unknown:
             raise InputError(f"field '{unknown[0]}' is unknown beside '{found[0]}'; remove or rename it")
@@ -119,9 +117,7 @@ def save_evidence(path: str | Path, evidence: FileEvidence) -> None:
             fields = {name: np.asarray(getattr(evidence, name)) for name in (main, *_FIELDS[main])}
             break
     else:
-        raise InputError(
-            f"{type(evidence).__name__}: only probabilities, votes, boxes and scores can be saved"
-        )
+        raise InputError(f"{type(evidence).__name__}: only probabilities, votes, boxes and scores can be saved")
     fields["predicates"] = np.array(evidence.predicates, dtype=str)
     fields["class_kind"] = np.array(evidence.class_kind)
     fields["num_classes"] = np.array(evidence.num_classes)
@@ -130,7 +126,7 @@ def save_evidence(path: str | Path, evidence: FileEvidence) -> None:
     handle, name = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, **fields)
+            np.savez_compressed(stream, **fields)  # type: ignore[arg-type]  # numpy's stub takes the first for a flag
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

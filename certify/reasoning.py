@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from neurosym.logic.knowledge import KnowledgeBase
 
 Circuit = Literal["none", "rules", "exclusive"]
+Bound = Literal["exact", "decoupled"]
 CIRCUITS = ("none", "rules", "exclusive")
 ROWS = 1 << 15  # rows evaluated at once by a circuit
 # Circuits are monotone in exact arithmetic; floating point may break that in the last places. Bounds of reasoned
@@ -50,9 +51,7 @@ class Reasoning:
         if self.circuit not in CIRCUITS:
             raise InputError(f"circuit: {self.circuit!r}; choose one of {', '.join(CIRCUITS)}")
         if self.circuit != "none" and self.kb is None:
-            raise InputError(
-                f"circuit: {self.circuit!r} needs rules; give a knowledge base or circuit 'none'"
-            )
+            raise InputError(f"circuit: {self.circuit!r} needs rules; give a knowledge base or circuit 'none'")
         if not (np.isfinite(self.scale) and self.scale >= 0):
             raise InputError(f"scale: {self.scale} is not a finite number >= 0")
         if self.kb is not None:
@@ -68,7 +67,7 @@ class Reasoning:
         """The compiled circuits (``neurosym.circuits.CompiledKnowledge``)."""
         from neurosym.circuits import compile as compile_circuit
 
-        if self.kb is None:
+        if self.kb is None or self.circuit == "none":
             raise InputError("circuit 'none' has nothing to compile")
         return compile_circuit(self.kb.scaled(self.scale), circuit=self.circuit, class_kind=self.class_kind)
 
@@ -109,9 +108,7 @@ class Reasoning:
         place = {name: i for i, name in enumerate(names)}
         missing = [name for name in self.kb.predicates if name not in place]
         if missing:
-            raise InputError(
-                f"field 'predicates': no column for {missing[0]!r}, which the rules know; add it"
-            )
+            raise InputError(f"field 'predicates': no column for {missing[0]!r}, which the rules know; add it")
         return np.array([place[name] for name in self.kb.predicates])
 
     def class_probabilities(self, p: np.ndarray) -> np.ndarray:
@@ -139,7 +136,7 @@ class Reasoning:
         return out.reshape(*p.shape[:-1], self.num_classes)
 
     def class_bounds(
-        self, lower: np.ndarray, upper: np.ndarray, bound: str = "exact"
+        self, lower: np.ndarray, upper: np.ndarray, bound: Bound = "exact"
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bounds of the class probabilities over boxes, ``[..., V]`` -> three arrays ``[..., K]``.
 
@@ -149,10 +146,10 @@ class Reasoning:
         lower, upper = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
         if self.circuit == "none":
             width = self.num_classes or lower.shape[-1]
-            low, high = lower[..., :width], upper[..., :width]
+            least, most = lower[..., :width], upper[..., :width]
             if self.class_kind == "categorical":
-                low, high = _normalised(low, high), _normalised(high, low)
-            return low, high, np.ones(low.shape, dtype=bool)
+                least, most = _normalised(least, most), _normalised(most, least)
+            return least, most, np.ones(least.shape, dtype=bool)
         import torch
 
         from neurosym.circuits import bounds
@@ -163,13 +160,13 @@ class Reasoning:
         with torch.no_grad():
             for start in range(0, flat_low.shape[0], ROWS):
                 rows = slice(start, start + ROWS)
-                box = [torch.from_numpy(np.ascontiguousarray(side[rows])) for side in (flat_low, flat_high)]
-                found = bounds(self.compiled, *box, bound=bound)
+                low, high = (torch.from_numpy(np.ascontiguousarray(side[rows])) for side in (flat_low, flat_high))
+                found = bounds(self.compiled, low, high, bound=bound)
                 for i, side in enumerate((found.lower, found.upper, found.exact)):
                     out[i, rows] = side[:, :width].numpy()
         shape = (*lower.shape[:-1], width)
-        low, high = np.maximum(out[0] - SLACK, 0.0), np.minimum(out[1] + SLACK, 1.0)
-        return low.reshape(shape), high.reshape(shape), (out[2] > 0).reshape(shape)
+        least, most = np.maximum(out[0] - SLACK, 0.0), np.minimum(out[1] + SLACK, 1.0)
+        return least.reshape(shape), most.reshape(shape), (out[2] > 0).reshape(shape)
 
     @cached_property
     def directions(self) -> np.ndarray | None:

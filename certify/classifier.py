@@ -1,0 +1,179 @@
+"""One object for all methods, with MAPIE's verbs: ``conformalize`` on calibration data, then ``predict_set``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from neurosym.certify import bincp, colep, rcp1, vanilla
+from neurosym.certify.evidence import Evidence
+from neurosym.certify.exact import Number, decimal
+from neurosym.certify.reasoning import Bound, Circuit, Reasoning
+from neurosym.certify.records import Calibrated
+from neurosym.errors import InputError
+
+if TYPE_CHECKING:
+    from neurosym.certify.tuning import Tuned
+    from neurosym.logic.knowledge import KnowledgeBase
+
+METHODS: Mapping[str, ModuleType] = {"vanilla": vanilla, "rcp1": rcp1, "bincp": bincp, "colep": colep}
+EmptyPolicy = Literal["keep", "top1"]
+
+
+def method(name: str) -> ModuleType:
+    """The module of a method: ``calibrate``, ``observe``, ``predict``, ``preference``."""
+    if name not in METHODS:
+        raise InputError(f"method: {name!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def fill_empty(sets: np.ndarray, preference: np.ndarray) -> np.ndarray:
+    """Give each empty set its most plausible label; sets only grow, so every coverage guarantee stays."""
+    filled = sets.copy()
+    rows = np.flatnonzero(~sets.any(axis=1))
+    filled[rows, preference[rows].argmin(axis=1)] = True
+    return filled
+
+
+class RobustConformalClassifier:
+    """Prediction sets that keep their coverage under l2 attacks.
+
+    Args:
+        method: ``vanilla``, ``rcp1``, ``bincp`` or ``colep``.
+        alpha: total error, exact decimal (text or number).
+        radius: l2 radius of the attack, in the input units of ``sigma``.
+        knowledge: rules over the predicates, or None.
+        score: ``lac``, ``aps``, ``raps`` or ``saps``.
+        circuit: ``none``, ``rules`` or ``exclusive``; ``auto`` chooses on the tuning evidence given to
+            ``conformalize``, and without any takes ``exclusive`` if there are rules and ``none`` otherwise.
+        sigma: expected noise; None takes that of the evidence.
+        seed: of the uniforms of randomised scores and of the tuning folds.
+        scale: factor on rule weights (``auto`` with tuning evidence chooses it).
+        bound: ``exact`` or ``decoupled`` (colep).
+        p: BinCP's share; None chooses it on tuning evidence, or takes ``bincp.DEFAULT_P``.
+        trials_test: noise draws at test, those of the calibration by default.
+        clean, attacked: budget items of bincp and colep; a twentieth of alpha each by default.
+        empty: ``keep`` empty sets, or ``top1`` to give them their most plausible label (only adds labels).
+    """
+
+    def __init__(
+        self,
+        method: str = "bincp",
+        alpha: Number = "0.1",
+        radius: Number = 0,
+        knowledge: KnowledgeBase | None = None,
+        score: str = "lac",
+        circuit: Circuit | Literal["auto"] = "auto",
+        sigma: Number | None = None,
+        seed: int = 0,
+        *,
+        scale: float = 1.0,
+        bound: Bound = "exact",
+        p: Number | None = None,
+        trials_test: int | None = None,
+        clean: Number | None = None,
+        attacked: Number | None = None,
+        empty: EmptyPolicy = "keep",
+    ) -> None:
+        if method not in METHODS:
+            raise InputError(f"method: {method!r}; choose one of {', '.join(METHODS)}")
+        if circuit not in ("auto", "none", "rules", "exclusive"):
+            raise InputError(f"circuit: {circuit!r}; choose one of auto, none, rules, exclusive")
+        if circuit in ("rules", "exclusive") and knowledge is None:
+            raise InputError(f"circuit: {circuit!r} needs rules; give knowledge=KnowledgeBase.from_yaml(...)")
+        if bound not in ("exact", "decoupled"):
+            raise InputError(f"bound: {bound!r}; choose exact or decoupled")
+        if empty not in ("keep", "top1"):
+            raise InputError(f"empty: {empty!r}; choose keep or top1")
+        self.method, self.alpha, self.radius, self.knowledge = method, alpha, radius, knowledge
+        self.score, self.circuit, self.sigma, self.seed, self.scale = score, circuit, sigma, seed, scale
+        self.bound, self.p, self.trials_test, self.empty = bound, p, trials_test, empty
+        self.clean, self.attacked = clean, attacked
+        self.calibrated: Calibrated | None = None
+        self.reasoning: Reasoning | None = None
+        self.tuned: Tuned | None = None
+
+    def conformalize(
+        self, evidence: Evidence, y: np.ndarray | None = None, *, tuning: Evidence | None = None
+    ) -> RobustConformalClassifier:
+        """Calibrate; ``y`` int ``[n]`` defaults to the labels of the evidence, ``tuning`` must be other data.
+
+        Returns:
+            self.
+        """
+        self._check_sigma(evidence)
+        p: Number | None = self.p
+        self.reasoning, self.tuned = self._fixed_layer(evidence), None
+        if tuning is not None and (self.circuit == "auto" or (self.method == "bincp" and p is None)):
+            self.tuned = self._tune(tuning, evidence)
+            self.reasoning, p = self.tuned.reasoning, self.tuned.p if p is None else p
+        options: dict[str, Any] = {"score": self.score, "seed": self.seed, "reasoning": self.reasoning}
+        if self.method in ("bincp", "colep"):
+            options |= {"trials_test": self.trials_test, "clean": self.clean, "attacked": self.attacked}
+        if self.method == "colep":
+            options["bound"] = self.bound
+        if self.method == "bincp" and p is not None:
+            options["p"] = p
+        made = method(self.method).calibrate(evidence, y, alpha=self.alpha, radius=self.radius, **options)
+        self.calibrated = made
+        return self
+
+    def _check_sigma(self, evidence: Evidence) -> None:
+        found = getattr(evidence, "sigma", None)
+        if self.sigma is None or found is None:
+            return
+        if decimal(found, "sigma") != decimal(self.sigma, "sigma"):
+            raise InputError(f"field 'sigma': {found} in the evidence, but the classifier expects {self.sigma}")
+
+    def _fixed_layer(self, evidence: Evidence) -> Reasoning:
+        circuit = self.circuit
+        if circuit == "auto":
+            informed = self.knowledge is not None and bool(self.knowledge.rules or self.knowledge.groups)
+            circuit = "exclusive" if informed else "none"
+        return Reasoning(self.knowledge, circuit, evidence.class_kind, self.scale, evidence.num_classes)
+
+    def _tune(self, tuning: Evidence, evidence: Evidence) -> Tuned:
+        from neurosym.certify.tuning import P_GRID, candidates, tune
+
+        fixed = self._fixed_layer(evidence)
+        layers: tuple[Reasoning, ...] = (fixed,)
+        if self.circuit == "auto":
+            layers = candidates(self.knowledge, fixed.class_kind, self.score, num_classes=fixed.num_classes)
+        return tune(
+            tuning,
+            method=self.method,
+            layers=layers,
+            alpha=self.alpha,
+            radius=self.radius,
+            score=self.score,
+            p_grid=P_GRID if self.p is None else (self.p,),
+            bound=self.bound,
+            trials_test=self.trials_test,
+            seed=self.seed,
+        )
+
+    def observe(self, evidence: Evidence) -> dict[str, np.ndarray]:
+        """Test statistics, arrays of ``n`` rows each (what a certificate stores beside the sets)."""
+        if self.calibrated is None:
+            raise InputError("predict_set: call conformalize(evidence, y) first")
+        self._check_sigma(evidence)
+        found: dict[str, np.ndarray] = method(self.method).observe(
+            evidence, self.calibrated, reasoning=self.reasoning, seed=self.seed
+        )
+        return found
+
+    def predict_set(self, evidence: Evidence) -> np.ndarray:
+        """Prediction sets, bool ``[n, K]``."""
+        observation = self.observe(evidence)
+        module = method(self.method)
+        sets: np.ndarray = module.predict(self.calibrated, observation, reasoning=self.reasoning)
+        if self.empty == "top1":
+            ranks = module.preference(self.calibrated, observation, reasoning=self.reasoning)
+            sets = fill_empty(sets, ranks)
+        return sets
+
+
+__all__ = ["METHODS", "RobustConformalClassifier", "fill_empty", "method"]

@@ -1,0 +1,229 @@
+"""Choosing the reasoning layer and BinCP's p, on a tuning split that is used for nothing else.
+
+The split is halved; each half in turn plays the calibration set and the other the test set, and the candidate with the
+smallest mean robust set wins (the first one on ties). Nothing here needs to be valid: candidates are fixed before
+calibration, so every theorem holds for the winner. Where a half is too small for a finite threshold its largest
+score stands in, so that candidates can still be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from neurosym.certify import bincp, colep, draws, scores
+from neurosym.certify.budget import amount
+from neurosym.certify.evidence import BoxEvidence, Evidence, SampleEvidence, VoteEvidence, votes_from_samples
+from neurosym.certify.exact import Number, to_text
+from neurosym.certify.quantile import conformal_rank, kth_smallest, level
+from neurosym.certify.reasoning import Bound, Reasoning
+from neurosym.certify.smoothing import rcp1_level
+from neurosym.errors import InputError
+from neurosym.logic.knowledge import KnowledgeBase
+
+P_GRID: tuple[Number, ...] = ("0.5", "0.6", "0.7", "0.8", "0.9", "0.95")
+SCALES = (1.0, 2.0, 4.0)
+TUNING_STREAM = 2  # of the uniforms of randomised scores
+
+
+@dataclass(frozen=True)
+class TuningRow:
+    """One candidate: ``p`` is None except for BinCP; ``mean_size`` over both folds."""
+
+    circuit: str
+    scale: float
+    p: str | None
+    mean_size: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The winner, and the table it was chosen from, in the order of the candidates."""
+
+    reasoning: Reasoning
+    p: str | None
+    table: tuple[TuningRow, ...]
+    points: int
+
+
+def candidates(
+    kb: KnowledgeBase | None,
+    class_kind: str,
+    score: str = "lac",
+    scales: Sequence[float] = SCALES,
+    num_classes: int = 0,
+) -> tuple[Reasoning, ...]:
+    """No rules, then rules and the exclusive circuit at each scale, as far as ``score`` can use them."""
+    found = [Reasoning(kb, "none", class_kind, 1.0, num_classes)]  # type: ignore[arg-type]
+    if kb is not None and (kb.rules or kb.groups):
+        for circuit in ("rules", "exclusive"):
+            found += [Reasoning(kb, circuit, class_kind, s) for s in scales]  # type: ignore[arg-type]
+    usable = []
+    for item in found:
+        try:
+            scores.resolve(score, item.simplex)
+        except InputError:
+            continue
+        usable.append(item)
+    if not usable:
+        raise InputError(f"score: {score!r} fits no candidate; use lac or aps, or class_kind 'categorical'")
+    return tuple(usable)
+
+
+def _threshold(values: np.ndarray, alpha: Number) -> float:
+    return float(kth_smallest(values, min(conformal_rank(values.size, alpha), values.size)))
+
+
+def _folds(n: int, seed: int) -> np.ndarray:
+    """Fold 0 or 1 of each row, sizes as equal as can be."""
+    fold = np.zeros(n, dtype=np.int64)
+    fold[
+        np.random.Generator(np.random.Philox(key=np.array([seed, TUNING_STREAM], dtype=np.uint64))).permutation(n)[
+            : n // 2
+        ]
+    ] = 1
+    return fold
+
+
+def _row(reasoning: Reasoning, p: Number | None, sets: np.ndarray, truth: np.ndarray) -> TuningRow:
+    size, hit = float(sets.sum(axis=1).mean()), float(sets[np.arange(truth.size), truth].mean())
+    text = None if p is None else to_text(level(p, "p"))
+    return TuningRow(reasoning.circuit, reasoning.scale, text, size, hit)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What all candidates share."""
+
+    alpha: Number
+    radius: Number
+    score: str
+    bound: Bound
+    trials_test: int | None
+    truth: np.ndarray
+    fold: np.ndarray
+    u: np.ndarray
+
+    def single(self, source: Evidence, reasoning: Reasoning, alpha: Number) -> list[TuningRow]:
+        """Vanilla and RCP1: one score a label, one threshold."""
+        kind = draws.kind_of(source, reasoning, self.score)
+        values = draws.one_score(source, reasoning, kind, self.u)
+        mine = values[np.arange(self.truth.size), self.truth]
+        q = np.array([_threshold(mine[self.fold != f], alpha) for f in (0, 1)])
+        return [_row(reasoning, None, values <= q[self.fold][:, None], self.truth)]
+
+    def bincp(
+        self, source: SampleEvidence | draws.ScoreEvidence, reasoning: Reasoning, grid: Sequence[Number]
+    ) -> list[TuningRow]:
+        """All p at once in two passes: order statistics, then votes below the other fold's thresholds."""
+        kind = draws.kind_of(source, reasoning, self.score)
+        at_test = source.trials if self.trials_test is None else self.trials_test
+        plans = [bincp.votes_plan(self.alpha, self.radius, source.sigma, source.trials, at_test, p) for p in grid]
+        ks = tuple(math.ceil(level(p, "p") * source.trials) for p in grid)
+        lambdas = bincp.calibration_lambdas(source, self.truth, reasoning, kind, self.u, ks)
+        q = np.empty((2, len(grid)))
+        for column, (budget, _) in enumerate(plans):
+            for f in (0, 1):
+                q[f, column] = _threshold(lambdas[self.fold != f, column], amount(budget, "conformal"))
+        # votes of the source's own draws stand for the planned number of test draws
+        needed = np.array([int(d["votes_needed"]) for _, d in plans]) * source.trials / at_test
+        sets: list[np.ndarray] = []
+        order: list[np.ndarray] = []
+        for rows, found in draws.score_draws(source, reasoning, kind, self.u):
+            cut = q[self.fold[rows]]
+            votes = np.stack([(found <= cut[:, None, None, j]).sum(axis=1) for j in range(len(grid))])
+            sets.append(votes >= needed[:, None, None])
+            order.append(rows)
+        truth, every = self.truth[np.concatenate(order)], np.concatenate(sets, axis=1)
+        return [_row(reasoning, p, every[j], truth) for j, p in enumerate(grid)]
+
+    def colep(self, source: VoteEvidence | BoxEvidence, reasoning: Reasoning) -> list[TuningRow]:
+        """Calibrate on one half, predict on the other, and the other way round."""
+        parts = []
+        for f in (0, 1):
+            train, test = np.flatnonzero(self.fold != f), np.flatnonzero(self.fold == f)
+            made = colep.calibrate(
+                source.take(train),
+                self.truth[train],
+                alpha=self.alpha,
+                radius=self.radius,
+                reasoning=reasoning,
+                score=self.score,
+                bound=self.bound,
+            )
+            if made.trivial:
+                made = replace(made, threshold=float(made.calibration["scores"].max()))
+            seen = colep.observe(source.take(test), made, reasoning=reasoning)
+            parts.append((test, colep.predict(made, seen, reasoning=reasoning)))
+        sets = np.concatenate([part for _, part in parts])
+        return [_row(reasoning, None, sets, self.truth[np.concatenate([rows for rows, _ in parts])])]
+
+
+def tune(
+    evidence: Evidence,
+    labels: np.ndarray | None = None,
+    *,
+    method: str,
+    layers: Sequence[Reasoning],
+    alpha: Number,
+    radius: Number,
+    score: str = "lac",
+    p_grid: Sequence[Number] = P_GRID,
+    bound: Bound = "exact",
+    trials_test: int | None = None,
+    seed: int = 0,
+) -> Tuned:
+    """The layer (and p) with the smallest mean robust set.
+
+    Args:
+        evidence: the tuning split, of the kind that ``method`` takes; at least 4 rows.
+        layers: candidates, preferred ones first.
+        p_grid: BinCP's shares; ignored by other methods.
+
+    Raises:
+        InputError: no candidates, too few rows, an unknown method, or what the method itself refuses.
+    """
+    if not layers:
+        raise InputError("layers: no candidates to choose from; give at least one reasoning layer")
+    if evidence.n < 4:
+        raise InputError(f"tuning split: {evidence.n} rows; give at least 4")
+    truth = draws.labels_of(evidence, labels, layers[0])
+    u = scores.uniforms(evidence.n, seed, TUNING_STREAM)
+    task = _Task(alpha, radius, score, bound, trials_test, truth, _folds(evidence.n, seed), u)
+    if method == "colep" and isinstance(evidence, SampleEvidence):
+        evidence = votes_from_samples(evidence)
+    rows: list[tuple[Reasoning, TuningRow]] = []
+    for layer in layers:
+        reasoning = draws.reasoning_for(evidence, layer)
+        if method == "vanilla":
+            found = task.single(evidence, reasoning, alpha)
+        elif method == "rcp1":
+            source = draws.drawn(evidence)
+            found = task.single(source, reasoning, rcp1_level(alpha, radius, source.sigma))
+        elif method == "bincp":
+            found = task.bincp(draws.drawn(evidence), reasoning, p_grid)
+        elif method == "colep" and isinstance(evidence, VoteEvidence | BoxEvidence):
+            found = task.colep(evidence, reasoning)
+        else:
+            raise InputError(
+                f"method: {method!r} cannot use {type(evidence).__name__}; see vanilla, rcp1, bincp, colep"
+            )
+        rows += [(reasoning, row) for row in found]
+    best, row = min(rows, key=lambda pair: pair[1].mean_size)
+    return Tuned(best, row.p, tuple(item for _, item in rows), evidence.n)
+
+
+def as_record(tuned: Tuned) -> dict[str, object]:
+    """JSON-able record for a certificate."""
+    return {
+        "points": tuned.points,
+        "chosen": {"circuit": tuned.reasoning.circuit, "scale": tuned.reasoning.scale, "p": tuned.p},
+        "table": [
+            {"circuit": r.circuit, "scale": r.scale, "p": r.p, "mean_size": r.mean_size, "coverage": r.coverage}
+            for r in tuned.table
+        ],
+    }
