@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurosym.circuits.evaluate import Plan, circuit_log_partition, circuit_marginals
+from neurosym.circuits.evaluate import circuit_log_partition, circuit_marginals
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitIR
+from neurosym.circuits.plan import Plan
 from neurosym.logic.knowledge import KnowledgeBase
 
 CircuitName = Literal["rules", "exclusive"]
@@ -57,22 +58,22 @@ class Component:
 
         Violated soft rules count exp(-w) and satisfied ones 1.
         """
-        shape = log_pos.shape
-        flat = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(log_pos, log_neg))
-        return circuit_log_partition(self.plan, *flat, logs=True).reshape(shape[:-1])
+        shape = torch.broadcast_shapes(log_pos.shape, log_neg.shape)
+        log_pos, log_neg = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(log_pos, log_neg))
+        return circuit_log_partition(self.plan, log_pos, log_neg, logs=True).reshape(shape[:-1])
 
     def log_count(self, pos: Tensor, neg: Tensor) -> Tensor:
         """log Z from the literal weights themselves: same as above, with right gradients at weight 0."""
-        shape = pos.shape
-        flat = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(pos, neg))
-        return circuit_log_partition(self.plan, *flat, logs=False).reshape(shape[:-1])
+        shape = torch.broadcast_shapes(pos.shape, neg.shape)
+        pos, neg = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(pos, neg))
+        return circuit_log_partition(self.plan, pos, neg, logs=False).reshape(shape[:-1])
 
     def marginals(self, pos: Tensor, neg: Tensor) -> Tensor:
         """P(x_j = 1) from literal weights, [..., m] -> [..., m].
 
         Differentiable once, right at weights 0 and 1; NaN in rows without a world.
         """
-        shape = pos.shape
+        shape = torch.broadcast_shapes(pos.shape, neg.shape)
         flat_pos, flat_neg = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(pos, neg))
         if self.kernel is not None:
             return self.kernel.marginals(flat_pos, flat_neg, self.circuit_marginals).reshape(shape)

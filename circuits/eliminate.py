@@ -48,7 +48,8 @@ class _Eliminator:
 
     def solve(self, factors: Sequence[Factor], free: Sequence[int]) -> int:
         """Node for the product of all factors, summed over the variables in ``free``."""
-        parts, covered = [], set()
+        parts: list[int] = []
+        covered: set[int] = set()
         factors = [factor for factor in factors if factor.formula != Const(True)]
         for members, numbers in connected_components([factor.scope for factor in factors]):
             covered.update(members)
