@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurosym.cli import checks, options
-from neurosym.cli.console import emit_json, emit_table, note, number, percent, show_progress, working
+from neurosym.cli.console import emit_files, emit_json, emit_table, note, number, percent, show_progress, working
 from neurosym.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ Examples:
 
 \b
 A CONFIG.yaml:
-  model: checkpoints/signs            # or torchvision:resnet18, my.module:make
-  data: {name: gtsrb12, root: data}   # or an .npz with images and labels
+  model: checkpoints/signs           # or torchvision:resnet18, module:make
+  data: {name: gtsrb12, root: data}  # or an .npz with images and labels
   rules: rules.yaml
   method: bincp
   alpha: 0.1
@@ -204,7 +204,8 @@ def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
     if as_json:
         emit_json({**summary, "files": outcome.files})
     elif not quiet:
-        emit_table(_rows(summary, outcome.files))
+        emit_table(_rows(summary))
+        emit_files(outcome.files)
     if summary.get("trivial") and not quiet:
         note(
             f"every set holds every label: {summary.get('advice') or 'use more data, a smaller radius or larger alpha'}"
@@ -213,8 +214,8 @@ def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
         note(summary["advice"])
 
 
-def _rows(summary: dict[str, Any], files: dict[str, str]) -> list[tuple[str, str]]:
-    """The table: what is promised, what was measured, where it lies."""
+def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The table: what is promised, and what was measured."""
     get = summary.get
     noise = "" if get("sigma") in (None, "0", 0) else f"; noise {get('sigma')}, {get('trials')} draws an image"
     scale = get("scale")
@@ -244,7 +245,7 @@ def _rows(summary: dict[str, Any], files: dict[str, str]) -> list[tuple[str, str
         rows.append(("certified coverage", f"{percent(get('certified_coverage'))}   of the sets before enlarging"))
     if get("seconds") is not None:
         rows.append(("seconds", number(get("seconds"), 1)))
-    return rows + [(name, str(path)) for name, path in files.items()]
+    return rows
 
 
 def _promise(summary: dict[str, Any]) -> str:

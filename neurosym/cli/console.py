@@ -68,7 +68,16 @@ def emit_table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), tit
         table.add_column(Text(name), overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+    with console.capture() as text:
+        console.print(table, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+    lines = [line.rstrip() for line in text.get().splitlines()]
+    print("\n".join(lines).strip("\n"))
+
+
+def emit_files(files: Mapping[str, str]) -> None:
+    """Where the results lie, one path a line and never folded, so that it can be copied."""
+    for path in files.values():
+        print(f"wrote {path}")
 
 
 def show_progress(quiet: bool) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurosym.cli import checks, options
-from neurosym.cli.console import emit_json, emit_table, show_progress, working
+from neurosym.cli.console import emit_files, emit_json, emit_table, show_progress, working
 from neurosym.errors import InputError
 
 if TYPE_CHECKING:
@@ -134,5 +134,4 @@ def _show(prediction: Prediction, files: dict[str, str], as_json: bool, quiet: b
         print(f"... and {more} more" + ("" if files else "; write them all with --out DIR, or use --json"))
     mean = float(sizes.mean()) if len(sizes) else 0.0
     print(f"{len(sizes)} rows, {mean:.2f} labels in a set")
-    for name, path in files.items():
-        print(f"{name}: {path}")
+    emit_files(files)

@@ -61,13 +61,13 @@ def _archive(prediction: Prediction) -> bytes:
 
 
 def _table(prediction: Prediction) -> bytes:
-    """Columns ``row, label, size, set``; the labels of a set are separated by spaces."""
+    """Columns ``row, label, size, set``; the labels of a set are separated by semicolons."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("row", "label", "size", "set"))
     for i, (row, label) in enumerate(zip(prediction.rows, prediction.labels, strict=True)):
         names = members(prediction, i)
-        writer.writerow((row, prediction.classes[int(label)], len(names), " ".join(names)))
+        writer.writerow((row, prediction.classes[int(label)], len(names), ";".join(names)))
     return text.getvalue().encode("utf-8")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from neurosym.cli import checks, options
-from neurosym.cli.console import emit_json, emit_table, number, working
+from neurosym.cli.console import emit_files, emit_json, emit_table, number, working
 from neurosym.errors import InputError
 
 TRAIN_EXAMPLES = """\b
@@ -64,8 +64,9 @@ def train(
         emit_json({"out": out, **card})
     elif not quiet:
         rows = [(name, number(value, 4)) for name, value in sorted(card.get("metrics", {}).items())]
-        rows += [("seconds", number(card.get("seconds"), 1)), ("device", str(card.get("device"))), ("out", str(out))]
+        rows += [("seconds", number(card.get("seconds"), 1)), ("device", str(card.get("device")))]
         emit_table(rows)
+        emit_files({"checkpoint": str(out)})
 
 
 def _need(path: str, where: str) -> None:
