@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
-
-import neurosym
 from neurosym.certify.guarantee import describe
 from neurosym.certify.records import BudgetItem, Calibrated
 from neurosym.certify.schema import (
@@ -34,6 +31,9 @@ from neurosym.certify.schema import (
 )
 from neurosym.certify.verifier.digests import array_digest, document_digests, file_text
 from neurosym.certify.verifier.digests import digest as json_digest
+from pydantic import ValidationError
+
+import neurosym
 from neurosym.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ def measure(
         mine = labels == position
         count, covered = int(mine.sum()), int(hit[mine].sum())
         interval = clopper_pearson(covered, count) if count else None
-        rows.append(
-            ClassRow(name=name, n=count, covered=covered, total_size=int(sizes[mine].sum()), interval=interval)
-        )
+        rows.append(ClassRow(name=name, n=count, covered=covered, total_size=int(sizes[mine].sum()), interval=interval))
     covered = int(hit.sum())
     return Metrics(
         **size_facts,
@@ -235,9 +233,7 @@ def build_certificate(
         classes=[str(name) for name in classes],
         predicates=[str(name) for name in predicates],
         tuning=_plain(tuning or {}),
-        metrics=measure(
-            arrays["sets"], arrays.get("labels"), classes, certified=certified, curve=curve, rules=rules
-        ),
+        metrics=measure(arrays["sets"], arrays.get("labels"), classes, certified=certified, curve=curve, rules=rules),
         provenance=_plain(provenance or {}),
         guarantee=describe(calibrated),
         notes=[*calibrated.notes, *notes],
@@ -256,9 +252,7 @@ def build_certificate(
 
 def sign(certificate: Certificate) -> Certificate:
     """The same certificate with its checksums computed afresh."""
-    return certificate.model_copy(
-        update={"digests": Digests(**document_digests(certificate.model_dump(mode="json")))}
-    )
+    return certificate.model_copy(update={"digests": Digests(**document_digests(certificate.model_dump(mode="json")))})
 
 
 def certificate_text(certificate: Certificate) -> str:

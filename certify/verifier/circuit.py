@@ -68,9 +68,7 @@ def _lattice(factor: Factor, signs: dict[int, int]) -> bool:
     """``f(x or y) f(x and y) >= f(x) f(y)`` for all worlds after the flips."""
     flip = sum(1 << place for place, variable in enumerate(factor.scope) if signs[variable] < 0)
     table = [factor.table[world ^ flip] for world in range(len(factor.table))]
-    return all(
-        table[x | y] * table[x & y] >= table[x] * table[y] for x in range(len(table)) for y in range(x)
-    )
+    return all(table[x | y] * table[x & y] >= table[x] * table[y] for x in range(len(table)) for y in range(x))
 
 
 def balance(factors: Sequence[Factor], variables: Sequence[int]) -> dict[int, int] | None:
@@ -192,9 +190,7 @@ class Circuits:
     @property
     def one_corner(self) -> bool:
         """Every direction of every class is known, so that each upper bound is one corner of the box."""
-        return all(
-            UNKNOWN not in term.directions.values() for c in range(self.classes) for term in self.terms(c)
-        )
+        return all(UNKNOWN not in term.directions.values() for c in range(self.classes) for term in self.terms(c))
 
     def _weights(self, variable: int, value: Decimal) -> tuple[Decimal, Decimal]:
         if self.circuit == "exclusive" and self.softmax and variable < self.classes:

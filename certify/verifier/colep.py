@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
-
 from neurosym.certify.schema import Real
 from neurosym.certify.verifier import scores
 from neurosym.certify.verifier.circuit import FALLS, RISES, Box, Circuits
@@ -111,7 +111,7 @@ def _check_tables(run: Run, sides: int, shift: Fraction) -> str:
         seen = np.unique(array(run, "observed_votes", len(run.certificate.predicates), "i"))
         counts = sorted({int(count) for count in seen if 0 <= count <= draws_test} | {0, draws_test})
     for table, name in ((lower, "attacked_lower"), (upper, "attacked_upper")):
-        if any(after < before for before, after in zip(table, table[1:], strict=False)):
+        if any(after < before for before, after in itertools.pairwise(table)):
             raise Refused(f"derived.{name} is not increasing")
     for count in counts:
         for name, ones, recorded in (

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
-
 from neurosym.certify.schema import Certificate
 from neurosym.certify.verifier import colep, general, votes
 from neurosym.certify.verifier.common import Check, Run, attempt
+from pydantic import ValidationError
+
 from neurosym.errors import InputError
 
 Work = Callable[[Run], str]

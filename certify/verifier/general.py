@@ -8,7 +8,6 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
-
 from neurosym.certify.schema import Interval, Real
 from neurosym.certify.verifier.common import Refused, Run, array, budget, fraction, hex_value, real
 from neurosym.certify.verifier.digests import array_digest, digest, document_digests, file_text
@@ -60,7 +59,7 @@ def sanity(run: Run) -> str:
     if certificate.predicates[: len(names)] != names:
         raise Refused("the first predicates are not the classes")
     level = (1 - alpha) * 100
-    shown = f"{Decimal(level.numerator) / Decimal(level.denominator):f}".rstrip("0").rstrip(".")
+    shown = f"{(Decimal(level.numerator) / Decimal(level.denominator)).normalize():f}"
     sentence = certificate.guarantee.sentence
     if level.denominator in (1, 2, 4, 5, 10, 20, 100, 1000) and f"at least {shown} %" not in sentence:
         raise Refused(f"the guarantee's sentence does not say {shown} %")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 from statistics import NormalDist
 
 import mpmath
@@ -60,7 +60,7 @@ def normal_quantile(p: mpmath.mpf) -> mpmath.mpf:
     return z
 
 
-@lru_cache(maxsize=None)
+@cache
 def shifted(p: Decimal, shift: Fraction) -> Decimal:
     """``Phi(Phi^-1(p) + shift)``; 0 and 1 stay what they are, and so does everything at shift 0."""
     if p <= 0 or p >= 1 or shift == 0:
@@ -113,7 +113,7 @@ def _newton_step(k: int, n: int, p: Decimal, failure: Decimal, context: Context)
         return p - tail * (tail / failure).ln() / density
 
 
-@lru_cache(maxsize=None)
+@cache
 def limit_below(k: int, n: int, failure: Fraction) -> Decimal:
     """One-sided Clopper-Pearson lower limit: the p with ``P(Bin(n, p) >= k) = failure``; 0 for ``k = 0``.
 

@@ -199,9 +199,7 @@ def _component(tables: list[Factor], groups: list[Cardinality], members: set[int
     return _elimination(tables, members)
 
 
-def _case(
-    tables: list[Factor], groups: list[Cardinality], members: set[int], case: Mapping[int, bool]
-) -> Plan:
+def _case(tables: list[Factor], groups: list[Cardinality], members: set[int], case: Mapping[int, bool]) -> Plan:
     """One case of a split: as :func:`build`, but the fixed literals count."""
     inside = build(tables, groups, sorted(members), case)
     assert isinstance(inside, Product)

@@ -39,7 +39,7 @@ def tokens(text: str) -> list[str]:
     while position < len(stripped):
         match = _TOKEN.match(stripped, position)
         if match is None:
-            raise Unreadable(f"rule {text!r}: cannot read {stripped[position:position + 10]!r}")
+            raise Unreadable(f"rule {text!r}: cannot read {stripped[position : position + 10]!r}")
         found.append(match.group(1))
         position = match.end()
     return found
@@ -189,7 +189,7 @@ def _rule_factor(item: Mapping[str, Any], index: Mapping[str, int], scale: Fract
     if weight == "inf":
         broken = Decimal(0)
     else:
-        if isinstance(weight, str) or isinstance(weight, bool) or not 0 <= float(weight) < float("inf"):
+        if isinstance(weight, str | bool) or not 0 <= float(weight) < float("inf"):
             raise Unreadable(f"rule {item['rule']!r}: weight {weight!r}")
         with localcontext(WORK):
             broken = (-as_decimal(Fraction(float(weight)) * scale)).exp()
@@ -211,9 +211,9 @@ def _shares(circuits: Sequence[Mapping[str, Any]], rest: bool) -> list[Fraction]
     return [(1 - given) / missing if beta is None else beta for beta in betas]
 
 
-def _split(document: Mapping[str, Any], scopes: Sequence[Sequence[int]], members: Sequence[Sequence[int]]) -> list[
-    tuple[list[int], list[int], Fraction]
-]:
+def _split(
+    document: Mapping[str, Any], scopes: Sequence[Sequence[int]], members: Sequence[Sequence[int]]
+) -> list[tuple[list[int], list[int], Fraction]]:
     """(rules, groups, beta) of each part; groups join every part they are connected to."""
     circuits = document.get("circuits", [])
     named = {int(rule) for circuit in circuits for rule in circuit["rules"]}
