@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from neurosym.certify.evidence import LEVELS
 from neurosym.certify.noise import noise
 from neurosym.errors import InputError
-from neurosym.models.outputs import as_logits, predicate_probabilities
+from neurosym.models.outputs import PredicateModel, as_logits, predicate_probabilities
 
 _STREAM = 0x61747461636B  # attackers do not see the defender's draws: a noise stream of their own
 _START = _STREAM + 1  # and one for random starts
@@ -152,9 +152,7 @@ def _finish(images: Tensor, delta: Tensor, radius: float, clip: bool) -> Tensor:
         delta = torch.where(norms > radius, delta * (1 - 1e-6) * (radius / norms).float(), delta)
 
 
-def _gradient(
-    target: _Target, images: Tensor, delta: Tensor, labels: Tensor, noises: Tensor, passes: int
-) -> Tensor:
+def _gradient(target: _Target, images: Tensor, delta: Tensor, labels: Tensor, noises: Tensor, passes: int) -> Tensor:
     """Gradient in ``delta`` of the mean objective, with at most ``passes`` noisy images in one pass."""
     draws = noises.shape[1]
     total = torch.zeros_like(delta)
@@ -168,9 +166,7 @@ def _gradient(
 
 
 @torch.no_grad()
-def _achieved(
-    target: _Target, images: Tensor, labels: Tensor, noises: Tensor, passes: int
-) -> Tensor:
+def _achieved(target: _Target, images: Tensor, labels: Tensor, noises: Tensor, passes: int) -> Tensor:
     """Objective ``[b]`` on noise that the steps did not see; hard votes decide, the surrogate breaks ties."""
     step = max(1, passes // len(images))
     soft, hard = torch.zeros(len(images)).double(), torch.zeros(len(images)).double()
@@ -251,9 +247,11 @@ def pgd_l2(
     _check(images, labels, radius, sigma, steps, draws, restarts, clip)
     if loss not in ("score", "vote") or (loss == "vote") != (threshold is not None):
         raise InputError('loss: use "score" without a threshold, or "vote" with one')
-    classes = num_classes or getattr(model, "num_classes", None) or getattr(reasoning, "num_classes", None)
+    classes = num_classes or getattr(reasoning, "num_classes", None)
+    if not classes and isinstance(model, PredicateModel):
+        classes = model.num_classes
     if not classes:
-        raise InputError("num_classes: the model does not say how many classes it has; pass num_classes=")
+        raise InputError("num_classes: neither the model nor the reasoning says it; pass num_classes=")
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < int(classes):
         raise InputError(f"labels: must lie in 0 .. {int(classes) - 1}")
     names = getattr(model, "predicates", None)

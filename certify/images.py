@@ -67,9 +67,7 @@ class ImageFolder:
         InputError: no folder, no images, a file in no class folder, or (while reading) a bad file.
     """
 
-    def __init__(
-        self, root: str | Path, size: tuple[int, int] | int, *, classes: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, size: tuple[int, int] | int, *, classes: Sequence[str] | None = None) -> None:
         self.root = Path(root)
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         if min(self.size) < 1:

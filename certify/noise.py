@@ -40,9 +40,7 @@ def _block(seed: int, image: int, stream: int, shape: tuple[int, ...], block: in
     return generator.standard_normal((count, *shape), dtype=np.float32)
 
 
-def noise(
-    seed: int, image_index: int, start: int, count: int, shape: Sequence[int], *, stream: int = 0
-) -> np.ndarray:
+def noise(seed: int, image_index: int, start: int, count: int, shape: Sequence[int], *, stream: int = 0) -> np.ndarray:
     """Standard Gaussian draws ``start .. start + count - 1`` of one image.
 
     Args:

@@ -79,9 +79,7 @@ def _check_manifest(path: Path, wanted: dict[str, Any]) -> None:
     names = [name for name in sorted(now.keys() | flat.keys()) if now.get(name) != flat.get(name)]
     names = [name for name in names if name not in ("settings", "sha256")] or ["sha256"]
     parts = [f"{name}: {_short(flat.get(name))} there, {_short(now.get(name))} now" for name in names[:4]]
-    raise InputError(
-        f"{path}: made with other settings ({'; '.join(parts)}); use another place, or delete this one"
-    )
+    raise InputError(f"{path}: made with other settings ({'; '.join(parts)}); use another place, or delete this one")
 
 
 def _short(value: Any) -> str:

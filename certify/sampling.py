@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,13 @@ from neurosym.certify.noise import WORD, blocks, dequantise, noise, pick_device,
 from neurosym.certify.sample_store import cache_samples, sample_votes
 from neurosym.errors import InputError
 from neurosym.models.checkpoint import weights_digest
-from neurosym.models.outputs import CLASS_KINDS, as_logits, inference_network, predicate_probabilities
+from neurosym.models.outputs import (
+    CLASS_KINDS,
+    PredicateModel,
+    as_logits,
+    inference_network,
+    predicate_probabilities,
+)
 
 if TYPE_CHECKING:
     from neurosym.certify.evidence import ClassKind
@@ -105,8 +111,10 @@ class ModelEvidence:
     ) -> None:
         self.model, self.dataset = model, _map_style(dataset)
         self.sigma, self.trials, self.seed = float(exact.decimal(sigma, "sigma")), int(trials), int(seed)
-        names = predicates if predicates is not None else getattr(model, "predicates", None)
-        classes = num_classes if num_classes is not None else getattr(model, "num_classes", None)
+        # A num_classes alone may count concepts too (torchvision's does).
+        own = cast(PredicateModel, model) if isinstance(model, PredicateModel) else None
+        names = own.predicates if predicates is None and own is not None else predicates
+        classes = own.num_classes if num_classes is None and own is not None else num_classes
         if names is None or classes is None:
             raise InputError("the model does not name its outputs; pass predicates= and num_classes=")
         self.predicates, self.num_classes = tuple(str(name) for name in names), int(classes)
@@ -205,8 +213,7 @@ class ModelEvidence:
         scan = self.__dict__.get("_scan")
         if scan is not None and hashlib.sha256(image.numpy().tobytes()).digest() != scan[0][row]:
             raise InputError(
-                f"dataset row {self.indices[row]}: the image changed between two readings; "
-                "remove random transforms"
+                f"dataset row {self.indices[row]}: the image changed between two readings; remove random transforms"
             )
         return image
 
@@ -223,7 +230,7 @@ class ModelEvidence:
 
     @cached_property
     def _network(self) -> tuple[nn.Module, torch.memory_format, bool]:
-        probe = self.image(0).expand(min(self.batch, self.trials, 4), -1, -1, -1).contiguous()
+        probe = next(self._noisy_batches(0))[:4]
         with reproducible(self.device):
             network, layout, folded = inference_network(self.model, probe, self.device, self.fold)
             outputs = as_logits(network(probe.to(self.device))).shape[1]
@@ -347,9 +354,7 @@ def _work(rows: np.ndarray) -> np.ndarray:
     return _evidence._sample_rows(rows)
 
 
-def _in_processes(
-    evidence: ModelEvidence, pieces: Sequence[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _in_processes(evidence: ModelEvidence, pieces: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Sample pieces in worker processes, handing results out in order and looking only a little ahead."""
     evidence._network  # noqa: B018  errors of the network surface here, and forked workers share its memory
     forks = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_initialized()
@@ -369,8 +374,7 @@ def _in_processes(
             yield rows, future.result()
     except BrokenProcessPool:
         raise InputError(
-            "a sampling worker ended early (out of memory, or the model or dataset cannot be pickled); "
-            "use workers=1"
+            "a sampling worker ended early (out of memory, or the model or dataset cannot be pickled); use workers=1"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -23,6 +23,13 @@ from neurosym.errors import InputError
 
 _MODEL = "model"  # torch.export.save stores one program under this name
 _MEND = "export it again with torch.export.save"
+_PAYLOADS = {"weights": r"weight_\d+", "constants": r"tensor_\d+"}  # raw tensors, not pickles
+_ENTRY = re.compile(
+    rf"models/{_MODEL}\.json|data/(?:weights|constants|sample_inputs)/{_MODEL}\.pt"
+    rf"|data/weights/(?:{_MODEL}_weights_config\.json|weight_\d+)"
+    rf"|data/constants/(?:{_MODEL}_constants_config\.json|tensor_\d+)"
+    r"|extra/.*|\.data/\w+|archive_format|archive_version|version|byteorder"
+)
 # Symbolic shapes as sympy writes them: names, numbers, operators, calls of capitalised functions; nothing quoted
 # but the name of a symbol, no attributes, no other calls.
 _SYMBOL = re.compile(r"Symbol\('[A-Za-z]\w*'")
@@ -51,10 +58,14 @@ class ExportedNetwork(nn.Module):
                 f"{where}: exported for batches of {batch} only; export it again with "
                 'dynamic_shapes=({0: torch.export.Dim("batch")},)'
             )
+        if not batch.node.expr.is_Symbol:
+            raise InputError(f"{where}: its batch size must be {batch.node.expr}; export it with a free batch size")
         bounds = program.range_constraints.get(batch.node.expr)
-        low, high = (0, math.inf) if bounds is None else (_whole(bounds.lower), _whole(bounds.upper))
-        self.least, self.most = (1 if low <= 2 else low), high  # export never tells 1 from 2 and more
-        self.sizes = tuple(size if isinstance(size, int) else None for size in shapes[0].shape[1:])
+        low, high = (0.0, math.inf) if bounds is None else (_whole(bounds.lower), _whole(bounds.upper))
+        self.least: float = 1 if low <= 2 else low  # export never tells 1 from 2 and more
+        self.most: float = high
+        sizes = shapes[0].shape[1:]
+        self.sizes: tuple[int | None, ...] = tuple(size if isinstance(size, int) else None for size in sizes)
 
     def train(self, mode: bool = True) -> ExportedNetwork:
         """An exported program keeps the mode in which it was exported."""
@@ -73,8 +84,9 @@ class ExportedNetwork(nn.Module):
 
 
 def _whole(bound: Any) -> float:
+    """An end of a range of whole numbers; what is no number stands for infinity."""
     try:
-        return float(bound)
+        return int(bound)
     except (TypeError, ValueError, OverflowError, AttributeError):
         return math.inf
 
@@ -97,7 +109,9 @@ def load_exported(file: str | Path) -> ExportedNetwork:
         raise
     except Exception as error:  # torch.export meets broken archives with many kinds of error
         lines = str(error).strip().splitlines() or [""]
-        raise InputError(f"{path}: not a usable exported program ({type(error).__name__}: {lines[0]}); {_MEND}") from None
+        raise InputError(
+            f"{path}: not a usable exported program ({type(error).__name__}: {lines[0]}); {_MEND}"
+        ) from None
     _check_operators(path, program)
     return ExportedNetwork(program, str(path))
 
@@ -106,32 +120,27 @@ def _inspect(path: Path, content: bytes) -> None:
     """Refuse an archive whose loading would run code."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
-        if len({name.lower() for name in names}) != len(names):
-            raise InputError(f"{path}: has two entries of one name; {_MEND}")
         inner = [name.split("/", 1)[-1] for name in names]
+        if len({name.lower() for name in inner}) != len(names):
+            raise InputError(f"{path}: has two entries of one name; {_MEND}")
         if f"models/{_MODEL}.json" not in inner:
             raise InputError(f"{path}: not an archive of torch.export of torch 2.8 or later; {_MEND}")
         read = {short: archive.read(name) for short, name in zip(inner, names, strict=True) if _is_read(short)}
-    allowed = ("data/weights/", "data/constants/", "data/sample_inputs/", "models/", "extra/", ".data/")
     for name in inner:
-        if not name.startswith(allowed) and name not in ("archive_format", "archive_version", "version", "byteorder"):
-            raise InputError(f"{path}: holds {name}, which is not part of a plain exported program; {_MEND}")
-        if name.startswith("models/") and name != f"models/{_MODEL}.json":
-            raise InputError(f"{path}: holds several programs; save one alone with torch.export.save")
-    for kind in ("weights", "constants"):
-        config = read.get(f"data/{kind}/{_MODEL}_{kind}_config.json")
-        if config is None:
-            raise InputError(f"{path}: its {kind} are pickled in an older format; {_MEND} of torch 2.9 or later")
+        if not _ENTRY.fullmatch(name):
+            raise InputError(f"{path}: holds {name}, which is not part of one plain exported program; {_MEND}")
+    for kind, payload in _PAYLOADS.items():
+        config = read.get(f"data/{kind}/{_MODEL}_{kind}_config.json", b'{"config": {}}')
         for name, entry in json.loads(config)["config"].items():
-            plain = str(entry.get("path_name", "")).startswith(("weight_", "tensor_"))
-            if entry.get("use_pickle") is not False or not plain:
+            if entry.get("use_pickle") is not False or not re.fullmatch(payload, str(entry.get("path_name", ""))):
                 raise InputError(f"{path}: {name} is pickled, which could run code; {_MEND}, with plain tensors only")
-    inputs = read.get(f"data/sample_inputs/{_MODEL}.pt", b"")
-    if inputs:
+    for folder in ("weights", "constants", "sample_inputs"):
+        pickled = read.get(f"data/{folder}/{_MODEL}.pt")
         try:
-            torch.load(io.BytesIO(inputs), weights_only=True)
-        except Exception:  # whatever the reason, loading would fall back to a pickle
-            raise InputError(f"{path}: its sample inputs are pickled objects, not tensors; {_MEND}") from None
+            if pickled:
+                torch.load(io.BytesIO(pickled), weights_only=True)
+        except Exception:  # whatever the reason, torch.export would go on to unpickle it
+            raise InputError(f"{path}: its {folder} are pickled objects, not tensors; {_MEND}") from None
     for text in _expressions(json.loads(read[f"models/{_MODEL}.json"])):
         plain = _SYMBOL.sub("Symbol(", text)
         if not _PLAIN.fullmatch(plain) or "__" in plain or _CALL.search(plain):
@@ -139,7 +148,7 @@ def _inspect(path: Path, content: bytes) -> None:
 
 
 def _is_read(name: str) -> bool:
-    return name.endswith("_config.json") or name in (f"models/{_MODEL}.json", f"data/sample_inputs/{_MODEL}.pt")
+    return name.endswith(("_config.json", f"/{_MODEL}.json", f"/{_MODEL}.pt"))
 
 
 def _expressions(value: Any) -> Iterator[str]:

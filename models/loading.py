@@ -145,7 +145,8 @@ def _as_predicate_model(
         different = [f"{a!r} and not {b!r}" for a, b in zip(own, predicates, strict=False) if a != b]
         reason = different[0] if different else f"{len(own)} names and not {len(predicates)}"
         raise InputError(f"model {spec!r}: its predicates differ from those given ({reason}); use the same rules")
-    classes = getattr(network, "num_classes", None) if num_classes is None else num_classes
+    # torchvision's own num_classes counts all outputs, so it is heard only beside predicates.
+    classes = getattr(network, "num_classes", None) if num_classes is None and own is not None else num_classes
     names = own if own is not None else predicates
     if names is None:
         outputs = _outputs(network)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     folded = _evaluation(copy.deepcopy(model))
     for conv_name, norm_name in _foldable_pairs(folded):
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
-        fused = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)  # type: ignore[type-var]
+        fused = torch.nn.utils.fusion.fuse_conv_bn_eval(cast(Any, conv), cast(Any, norm))
         folded.set_submodule(conv_name, fused)
         folded.set_submodule(norm_name, nn.Identity())
     return folded
@@ -139,9 +139,7 @@ def _evaluation(model: nn.Module) -> nn.Module:
 
 
 def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
-    return first.shape == second.shape and bool(
-        ((first - second).abs() <= tolerance * (1 + first.abs())).all().item()
-    )
+    return first.shape == second.shape and bool(((first - second).abs() <= tolerance * (1 + first.abs())).all().item())
 
 
 @torch.no_grad()
@@ -152,7 +150,7 @@ def inference_network(
 
     Args:
         model: the user's network; left as it is, unless it cannot be copied (then put in evaluation mode).
-        probe: float32 ``[B, C, H, W]``: a batch on which the variants must agree.
+        probe: float32 ``[B, C, H, W]``: a batch of different images on which the variants must agree.
         device: where the copy lives.
         fold: fold batch norms into convolutions.
 
@@ -161,7 +159,8 @@ def inference_network(
         and folding are dropped when the network does not run that way or its outputs move by more than rounding.
 
     Raises:
-        InputError: the network fails on the probe, or answers the same input differently twice.
+        InputError: the network fails on the probe, answers the same input differently twice, or lets the images of
+            a batch influence one another.
     """
     try:
         network = _evaluation(copy.deepcopy(model)).to(device)
@@ -179,8 +178,12 @@ def inference_network(
             f"the network fails on a batch {tuple(probe.shape)}: {type(error).__name__}: {first_line}"
         ) from error
     if not _same(expected, as_logits(network(probe)), _REPEAT_TOLERANCE):
+        raise InputError("the network gives non-finite outputs, or different ones for the same input; mend its forward")
+    others = torch.cat([probe[:1], torch.zeros_like(probe[1:])])
+    if not _same(expected[:1], as_logits(network(others))[:1], _FOLD_TOLERANCE):
         raise InputError(
-            "the network gives non-finite outputs, or different ones for the same input; mend its forward"
+            "the network's output for one image depends on the others in its batch; put it in evaluation mode "
+            "before it is exported or returned"
         )
     if fold:
         candidate = fold_batchnorm(network)

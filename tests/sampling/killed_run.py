@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from neurosym.certify.sampling import ModelEvidence, cache_samples, sample_votes
 from torch import nn
+
+from neurosym.certify.sampling import ModelEvidence, cache_samples, sample_votes
 
 ROWS = 200
 
@@ -36,7 +37,13 @@ def evidence(pids: Path, delay: float = 0.0, workers: int = 1, **changes: Any) -
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4))
     options: dict[str, Any] = {"sigma": 0.5, "trials": 20, "seed": 4, **changes}
     return ModelEvidence(
-        net, Slow(pids, delay), **options, predicates="abcd", num_classes=3, workers=workers, device="cpu",
+        net,
+        Slow(pids, delay),
+        **options,
+        predicates="abcd",
+        num_classes=3,
+        workers=workers,
+        device="cpu",
         progress=False,
     )
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+
 from neurosym.certify.evidence import encode
 from neurosym.certify.noise import BLOCK, blocks, dequantise, noise, quantise, shard
 from neurosym.errors import InputError
-from scipy import stats
 
 SHAPE = (3, 4, 5)
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
 from neurosym.certify.evidence import SampleEvidence, votes_from_samples
 from neurosym.certify.noise import noise
 from neurosym.certify.sampling import ModelEvidence, sample_votes
 from neurosym.errors import InputError
-from scipy import stats
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 Make = Callable[[int], TensorDataset]
 
@@ -63,7 +64,7 @@ def test_draws_are_a_prefix(tiny: nn.Module, data: Make) -> None:
     assert np.array_equal(few, many[:, :30])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_do_not_matter(tiny: nn.Module, data: Make, method: str) -> None:
     if method == "spawn":  # a module that the new process can import
         torch.manual_seed(0)
@@ -149,7 +150,9 @@ def test_models_that_need_contiguous_images(data: Make) -> None:
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             return {"classes": self.head(x.view(len(x), -1))}
 
-    evidence = ModelEvidence(Viewing(), data(2), 0.1, 4, 0, predicates="ab", num_classes=2, progress=False, labels=[0, 1])
+    evidence = ModelEvidence(
+        Viewing(), data(2), 0.1, 4, 0, predicates="ab", num_classes=2, progress=False, labels=[0, 1]
+    )
     assert collect(evidence).shape == (2, 4, 2)
     assert evidence.settings()["memory_format"] == "torch.contiguous_format"
 
@@ -212,10 +215,19 @@ def test_bad_datasets_and_networks(tiny: nn.Module, data: Make) -> None:
         run(_Jittered(*data(2).tensors))
     with pytest.raises(InputError, match="non-finite outputs, or different ones"):
         run(data(2), nn.Sequential(nn.Flatten(), nn.Linear(192, 5), _Noisy()))
+    with pytest.raises(InputError, match="depends on the others in its batch"):
+        run(data(2), nn.Sequential(nn.Flatten(), nn.Linear(192, 5), _Mixing()))
     with pytest.raises(InputError, match="the network fails on a batch"):
         run(data(2), nn.Sequential(nn.Flatten(), nn.Linear(10, 5)))
     with pytest.raises(InputError, match="does not name its outputs"):
         ModelEvidence(nn.Flatten(), data(2), 0.1, 4, 0)
+
+
+class _Mixing(nn.Module):
+    """A batch norm that stays in training mode: images of a batch influence one another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, None, None, training=True)
 
 
 class _Noisy(nn.Module):

@@ -15,6 +15,7 @@ import killed_run
 import numpy as np
 import pytest
 import torch
+
 from neurosym.certify.evidence import CachedSamples, votes_from_samples
 from neurosym.certify.sample_store import SHARD_ROWS, count_votes
 from neurosym.certify.sampling import ModelEvidence, cache_samples, sample_votes
