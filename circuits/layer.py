@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,13 @@ class CircuitLayer(nn.Module):
         self.compiled = compiled
         self.check = check
         self.register_buffer("shares", torch.from_numpy(mixing_weights(compiled)), persistent=False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CircuitLayer:
+        """Move with the module, but keep the mixture weights in float64: ``layer.half()`` must not change them."""
+        super()._apply(fn, recurse)
+        if self.shares.device.type != "mps":
+            self.shares = torch.from_numpy(mixing_weights(self.compiled)).to(self.shares.device)
+        return self
 
     def forward(self, p: Tensor) -> Tensor:
         """Marginals of the mixture.

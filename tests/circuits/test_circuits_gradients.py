@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from neurosym.circuits import CompiledKnowledge, Component, compile, log_wmc, marginals
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.sdd import compile_sdd
@@ -15,7 +16,9 @@ from neurosym.logic.parser import parse
 INF = math.inf
 
 
-def _knowledge(rules: list[tuple[str, float]], classes: str, concepts: str, groups: tuple[Group, ...] = ()) -> KnowledgeBase:
+def _knowledge(
+    rules: list[tuple[str, float]], classes: str, concepts: str, groups: tuple[Group, ...] = ()
+) -> KnowledgeBase:
     items = tuple(Rule(parse(text), weight) for text, weight in rules)
     return KnowledgeBase(tuple(classes.split()), tuple(concepts.split()), items, groups)
 
@@ -36,7 +39,11 @@ def _cases() -> dict[str, tuple[KnowledgeBase, str, str]]:
         "exactly one": (_knowledge([], "a b c", "", one), "rules", "exactly_one"),
         "at most one": (_knowledge([("a -> k", 1.0)], "a b c", "k", most), "rules", "exclusive"),
         "elimination": (_knowledge(cycle, "a b c", "k l"), "rules", "elimination"),
-        "exclusive general": (_knowledge([("a -> k | l", 1.5), ("k -> b", INF)], "a b c", "k l"), "exclusive", "elimination"),
+        "exclusive general": (
+            _knowledge([("a -> k | l", 1.5), ("k -> b", INF)], "a b c", "k l"),
+            "exclusive",
+            "elimination",
+        ),
     }
 
 
