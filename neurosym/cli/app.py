@@ -36,7 +36,9 @@ Exit status: 0 done, 1 a check failed, 2 bad usage or input, 3 a bug,
 """
 
 # Usage errors of the framework; the class itself has moved between versions of typer, its place in the tree has not.
-_USAGE_ERRORS = tuple(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_USAGE_ERRORS: tuple[type[Exception], ...] = tuple(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException" and issubclass(base, Exception)
+)
 
 app = typer.Typer(
     name="neurosym",
