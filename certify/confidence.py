@@ -20,9 +20,7 @@ from neurosym.errors import InputError
 
 Side = Literal["lower", "upper"]
 NUDGE = 1e-12
-TAIL_NUDGE = (
-    1e-10  # relative, on binomial tail probabilities before they are compared with a failure probability
-)
+TAIL_NUDGE = 1e-10  # relative, on binomial tail probabilities before they are compared with a failure probability
 
 
 def _check(trials: int, failure: float) -> None:
@@ -47,7 +45,8 @@ def clopper_pearson_lower(trials: int, failure: float) -> np.ndarray:
 
 def clopper_pearson_upper(trials: int, failure: float) -> np.ndarray:
     """One-sided upper confidence limits, ``float64[trials+1]``: ``1 - lower(trials - k)``, 1 for ``k = trials``."""
-    return 1.0 - clopper_pearson_lower(trials, failure)[::-1]
+    # near 1 the subtraction itself rounds by more than the nudge: one more step outwards
+    return np.minimum(np.nextafter(1.0 - clopper_pearson_lower(trials, failure)[::-1], 2.0), 1.0)
 
 
 def clopper_pearson(trials: int, failure: float, *, two_sided: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -79,9 +78,7 @@ def dkw(trials: int, failure: float, *, two_sided: bool = False) -> float:
     """Uniform half width for an empirical distribution function (one-sided form needs ``failure <= 1/2``)."""
     _check(trials, failure)
     if not two_sided and failure > 0.5:
-        raise InputError(
-            f"failure probability: {failure} is above 1/2, where the one-sided bound is not proved"
-        )
+        raise InputError(f"failure probability: {failure} is above 1/2, where the one-sided bound is not proved")
     return math.sqrt(math.log((2.0 if two_sided else 1.0) / failure) / (2.0 * trials)) * (1.0 + NUDGE)
 
 
