@@ -348,6 +348,13 @@ def load_certificate(path: str | Path) -> Certificate:
         raise InputError(f"{file}: field {place}: {reason}; make the certificate again") from None
 
 
+def _value(value: Any) -> Any:
+    """Inverse of :func:`_derived`; tables become tuples."""
+    if isinstance(value, list):
+        return tuple(_value(item) for item in value)
+    return value.value if isinstance(value, Real) else value
+
+
 def to_calibrated(certificate: Certificate) -> Calibrated:
     """The calibration record inside a certificate, for predicting with it later."""
     table = certificate.calibration
@@ -362,9 +369,7 @@ def to_calibrated(certificate: Certificate) -> Calibrated:
     for side, rows in (("lower", table.lower), ("upper", table.upper)):
         if rows is not None:
             arrays[side] = np.array([[float.fromhex(text) for text in row] for row in rows], dtype=np.float64)
-    derived: dict[str, Any] = {
-        name: value.value if isinstance(value, Real) else value for name, value in certificate.derived.items()
-    }
+    derived: dict[str, Any] = {name: _value(value) for name, value in certificate.derived.items()}
     layer = certificate.reasoning
     return Calibrated(
         method=certificate.method,

@@ -68,11 +68,10 @@ def test_recorded_bound_must_be_on_the_safe_side() -> None:
 
 def test_verifier_shares_no_numeric_library_with_the_producer() -> None:
     code = (
-        "import sys, neurosym.certify.verifier as v;"
-        "print(sorted({'torch', 'scipy'} & set(sys.modules)),"
-        "sorted(m for m in sys.modules if m.startswith('neurosym.') and 'verifier' not in m))"
+        "import sys, neurosym.certify.verifier;"
+        "print(*[m for m in sys.modules if m in ('torch', 'scipy') or m.startswith(('neurosym.cer', 'neurosym.cir'))])"
     )
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert text.startswith("[]")
-    # the schema describes the file and errors are errors; neither computes
-    assert "'neurosym.certify', 'neurosym.certify.schema', 'neurosym.errors'" in text
+    # the schema describes the file; it computes nothing
+    allowed = {"neurosym.certify", "neurosym.certify.schema"}
+    assert {name for name in text.split() if not name.startswith("neurosym.certify.verifier")} <= allowed
