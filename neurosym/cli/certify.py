@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from neurosym.cli import checks, options
 from neurosym.cli.console import emit_files, emit_json, emit_table, note, number, percent, show_progress, working
@@ -19,7 +17,7 @@ Examples:
   neurosym certify --demo --out out/demo
       a bundled traffic-sign network, its images and its rules
   neurosym certify config.yaml --out out/run --radius 0.5 --alpha 0.05
-      your network and images; options go before what the file says
+      your network and images; flags override the file
   neurosym certify --evidence cal.npz --test test.npz --rules rules.yaml
       --method colep --radius 0.25 --alpha 0.1 --out out/run
       outputs that were computed elsewhere, no network needed
@@ -52,50 +50,23 @@ _EVIDENCE, _RULES = "an .npz evidence file", "a rules file (YAML)"
 
 
 def certify(
-    config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG.yaml", help="Network, data, rules, threat and method.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results. Required.")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Certify the bundled demonstration, offline.")] = False,
-    evidence: Annotated[
-        Path | None, typer.Option("--evidence", metavar="CAL.npz", help="Calibration evidence, with labels.")
-    ] = None,
-    test: Annotated[
-        Path | None, typer.Option("--test", metavar="TEST.npz", help="Evidence to predict sets for.")
-    ] = None,
-    rules: Annotated[
-        Path | None, typer.Option("--rules", metavar="RULES.yaml", help="Rules over the evidence's predicates.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option("--method", metavar="|".join(options.METHODS), help="Conformal method.")
-    ] = None,
-    score: Annotated[
-        str | None, typer.Option("--score", metavar="|".join(options.SCORES), help="Conformity score.")
-    ] = None,
-    radius: Annotated[
-        str | None, typer.Option("--radius", metavar="R", help="L2 radius of the attack, pixels in [0, 1].")
-    ] = None,
-    alpha: Annotated[
-        str | None, typer.Option("--alpha", metavar="A", help="Total miscoverage; 0.1 promises 90 %.")
-    ] = None,
-    sigma: Annotated[
-        str | None, typer.Option("--sigma", metavar="S", help="Standard deviation of the smoothing noise.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option("--trials", metavar="N", help="Noise draws for each image.")] = None,
-    circuit: Annotated[
-        str | None, typer.Option("--circuit", metavar="|".join(options.CIRCUITS), help="How rules are applied.")
-    ] = None,
-    bound: Annotated[
-        str | None, typer.Option("--bound", metavar="|".join(options.BOUNDS), help="Bounds over boxes (colep).")
-    ] = None,
-    tune: Annotated[
-        str | None,
-        typer.Option("--tune", metavar="SHARE", help="Share of the evidence that picks circuit and parameters."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of splits and noise.")] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", help="Processes that draw noise on the CPU.")
-    ] = None,
+    config: options.ConfigFile = None,
+    out: options.RequiredOut = None,
+    demo: options.Demo = False,
+    evidence: options.Evidence = None,
+    test: options.TestEvidence = None,
+    rules: options.Rules = None,
+    method: options.Method = None,
+    score: options.Score = None,
+    radius: options.Radius = None,
+    alpha: options.Alpha = None,
+    sigma: options.Sigma = None,
+    trials: options.Trials = None,
+    circuit: options.Circuit = None,
+    bound: options.Bound = None,
+    tune: options.Tune = None,
+    seed: options.Seed = None,
+    workers: options.Workers = None,
     device: options.Device = None,
     resume: options.Resume = False,
     as_json: options.Json = False,

@@ -34,15 +34,15 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Data, rules, noise and training settings.")],
     out: options.OutFolder,
     epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the images.")] = None,
-    sigma: Annotated[str | None, typer.Option("--sigma", metavar="S", help="Standard deviation of the noise.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything random.")] = None,
+    sigma: options.Sigma = None,
+    seed: options.Seed = None,
     device: options.Device = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a network for the classes and concepts of a rules file.
 
-    Options go before what the configuration says."""
+    Flags override the configuration."""
     typed: dict[str, Any] = {}
     if epochs is not None:
         typed["epochs"] = checks.whole("--epochs", epochs, 1)
