@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 WIDTH = 80  # columns that every table fits into
+DEVELOPER_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
 
 def one_line(text: object) -> str:
@@ -87,10 +88,13 @@ def show_progress(quiet: bool) -> bool:
 
 @contextlib.contextmanager
 def working(quiet: bool = False) -> Iterator[None]:
-    """While work is done: stray output of libraries goes to stderr, and a warning is one line (none when quiet)."""
+    """While work is done: stray output of libraries goes to stderr, and a warning is one line (none when quiet).
 
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        if not quiet:
+    Warnings that only a developer can act on (deprecations, advice of the training library) are left out.
+    """
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
+        if not quiet and not issubclass(category, DEVELOPER_WARNINGS) and "lightning" not in filename:
             note(f"warning: {message}")
 
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():

@@ -59,6 +59,7 @@ def train(
 
         settings = training.load_train_config(config)
         _need(settings.rules, f"{config}: field rules")
+        _hush()
         card = training.train(settings.model_copy(update=typed), out, quiet=quiet or as_json)
     if as_json:
         emit_json({"out": out, **card})
@@ -67,6 +68,16 @@ def train(
         rows += [("seconds", number(card.get("seconds"), 1)), ("device", str(card.get("device")))]
         emit_table(rows)
         emit_files({"checkpoint": str(out)})
+
+
+def _hush() -> None:
+    """Lightning logs its state and advertisements; what counts is in the table."""
+    import logging
+
+    import pytorch_lightning  # noqa: F401  sets its own level while it is imported
+
+    for name in ("pytorch_lightning", "lightning", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _need(path: str, where: str) -> None:

@@ -24,7 +24,7 @@ Examples:
 Nothing is trusted because of a checksum alone: thresholds, budgets and
 sets are computed again at 50 digits from what the certificate records.
 sets.npz must lie beside the certificate.
-Exit status: 0 it holds, 1 a check failed, 2 not a certificate.
+Exit status: 0 it holds, 1 a check failed, 2 no such file or not JSON.
 """
 
 
