@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neurosym.circuits.columns import Columns
 from neurosym.circuits.eliminate import condition, split_hard_conjunction
 from neurosym.circuits.factors import MAX_TABLE_VARIABLES, Factor
 from neurosym.logic.formula import And, Not, Var
@@ -92,9 +93,9 @@ class Star:
 
     def __init__(self, num_variables: int, centre: int, pairs: NDArray[np.float64], own: NDArray[np.float64]) -> None:
         """``pairs`` float64[m-1, 2, 2]: factor of (leaf, centre); ``own`` float64[2]: factor of the centre alone."""
-        leaves = np.array([i for i in range(num_variables) if i != centre], dtype=np.int64)
         self.centre = centre
-        self.constants = _Constants({"leaves": leaves, "pairs": pairs, "own": own})
+        self.leaves = Columns([i for i in range(num_variables) if i != centre])
+        self.constants = _Constants({"pairs": pairs, "own": own})
 
     def marginals(self, pos: Tensor, neg: Tensor, general: General) -> Tensor:
         """See :class:`neurosym.circuits.component.FastKernel`."""
@@ -103,8 +104,8 @@ class Star:
 
     def _fast(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
         fixed = self.constants.at(pos)
-        t, leaves = fixed["pairs"], fixed["leaves"]
-        on, off = pos.index_select(1, leaves), neg.index_select(1, leaves)
+        t = fixed["pairs"]
+        on, off = self.leaves.take(pos), self.leaves.take(neg)
         sums = [off * t[:, 0, b] + on * t[:, 1, b] for b in (0, 1)]
         fine = (torch.minimum(sums[0], sums[1]) > SMALLEST).all(dim=1)
         ratio = (sums[1].clamp_min(SMALLEST) / sums[0].clamp_min(SMALLEST)).log().sum(dim=1)
@@ -180,23 +181,29 @@ class Mixture:
         for row, cubes in enumerate(terms.cubes):
             incidence[row, [column[cube] for cube in cubes]] = 1.0
         pairs = [(u, v, sign) for u, cube in enumerate(unique) for v, sign in cube.literals]
-        spread = np.zeros((len(pairs), num_variables))
-        spread[np.arange(len(pairs)), [v for _, v, _ in pairs]] = 1.0
+        others = [v for v in range(num_variables) if v not in terms.classes]
+        spread = np.zeros((len(pairs), len(others)))
+        spread[np.arange(len(pairs)), [others.index(v) for _, v, _ in pairs]] = 1.0
         self.none = terms.none
+        self.classes = Columns(terms.classes)
+        self.others = Columns(others)
+        self.pair_cube = Columns([u for u, _, _ in pairs])
+        self.pair_variable = Columns([v for _, v, _ in pairs])
+        self.hard_pairs = Columns([i for i, (u, _, _) in enumerate(pairs) if unique[u].log_off == -math.inf])
+        self.all_positive = all(sign for _, _, sign in pairs)
         self.single = all(len(cube.literals) == 1 for cube in unique)
         self.num_cubes = len(unique)
         off = np.exp([cube.log_off for cube in unique]) if unique else np.zeros(0)
+        signs = np.array([sign for _, _, sign in pairs], dtype=bool)
+        cube_of_pair = np.array([u for u, _, _ in pairs], dtype=np.int64)
+        self.positions = _positions(cube_of_pair)
         self.constants = _Constants(
             {
-                "classes": np.array(terms.classes, dtype=np.int64),
-                "others": np.array([v for v in range(num_variables) if v not in terms.classes], dtype=np.int64),
                 "incidence": incidence.T.copy(),
                 "log_constant": np.array(terms.constants),
                 "off": off,
-                "pair_cube": np.array([u for u, _, _ in pairs], dtype=np.int64),
-                "pair_variable": np.array([v for _, v, _ in pairs], dtype=np.int64),
-                "pair_sign": np.array([sign for _, _, sign in pairs], dtype=bool),
-                "hard_pair": np.array([off[u] == 0.0 for u, _, _ in pairs], dtype=bool),
+                "pair_sign": signs,
+                "certain": (1.0 - off[cube_of_pair]) * signs,
                 "spread": spread,
             }
         )
@@ -211,21 +218,19 @@ class Mixture:
     def _applies(self, pos: Tensor, neg: Tensor) -> Tensor:
         """Rows without a divisor near 0, bool[B]."""
         with torch.no_grad():
-            fixed = self.constants.at(pos)
-            ok = (neg.index_select(1, fixed["classes"]) > SMALLEST).all(dim=1)
-            if fixed["others"].numel():
-                others = pos.index_select(1, fixed["others"]) + neg.index_select(1, fixed["others"])
-                ok &= (others > SMALLEST).all(dim=1)
-            if bool(fixed["hard_pair"].any()):
-                literal = self._literals(pos, neg, fixed)[:, fixed["hard_pair"]]
-                ok &= (literal > SMALLEST).all(dim=1)
+            ok = (self.classes.take(neg) > SMALLEST).all(dim=1)
+            if len(self.others):
+                ok &= (self.others.take(pos) + self.others.take(neg) > SMALLEST).all(dim=1)
+            if len(self.hard_pairs):
+                ok &= (self.hard_pairs.take(self._literals(pos, neg)) > SMALLEST).all(dim=1)
         return ok
 
-    def _literals(self, pos: Tensor, neg: Tensor, fixed: dict[str, Tensor]) -> Tensor:
+    def _literals(self, pos: Tensor, neg: Tensor) -> Tensor:
         """Weights of the literals of all cubes, [B, pairs]."""
-        on = pos.index_select(1, fixed["pair_variable"])
-        off = neg.index_select(1, fixed["pair_variable"])
-        return torch.where(fixed["pair_sign"], on, off)
+        on = self.pair_variable.take(pos)
+        if self.all_positive:
+            return on
+        return torch.where(self.constants.at(pos)["pair_sign"], on, self.pair_variable.take(neg))
 
     def _fast(self, pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
         fixed = self.constants.at(pos)
@@ -234,10 +239,10 @@ class Mixture:
         log_term = fixed["log_constant"].expand(pos.shape[0], -1)
         cubes = None
         if self.num_cubes:
-            cubes = self._cubes(rho, neg / total, fixed)
+            cubes = self._cubes(rho, neg / total)
             log_term = log_term + cubes[1].log() @ fixed["incidence"]
         scale = torch.exp(log_term - log_term.detach().amax(dim=1, keepdim=True))
-        odds = pos.index_select(1, fixed["classes"]) / neg.index_select(1, fixed["classes"])
+        odds = self.classes.take(pos) / self.classes.take(neg)
         if self.none:
             odds = torch.cat([odds, torch.ones_like(odds[:, :1])], dim=1)
         weight = odds * scale
@@ -247,40 +252,33 @@ class Mixture:
         out = rho
         if cubes is not None:
             inside, d = cubes
-            pick = fixed["pair_cube"]
-            off = fixed["off"][pick]
-            on = rho.index_select(1, fixed["pair_variable"])
+            off = self.pair_cube.take(fixed["off"])
+            on = self.pair_variable.take(rho)
             # P(x=1 | cube's class): a literal x is certain inside the cube, a literal not-x excludes it there
-            certain = inside.index_select(1, pick) * (1.0 - off) * fixed["pair_sign"]
-            given = (certain + off * on) / d.index_select(1, pick)
+            given = (self.pair_cube.take(inside) * fixed["certain"] + off * on) / self.pair_cube.take(d)
             carried = share @ fixed["incidence"].t()
-            out = out + (carried.index_select(1, pick) * (given - on)) @ fixed["spread"]
-        k = fixed["classes"].numel()
-        return out.index_copy(1, fixed["classes"], share[:, :k]), fine
+            moved = (self.pair_cube.take(carried) * (given - on)) @ fixed["spread"]
+            out = self.others.put(rho, self.others.take(rho) + moved)
+        return self.classes.put(out, share[:, : len(self.classes)]), fine
 
-    def _cubes(self, rho: Tensor, sigma: Tensor, fixed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _cubes(self, rho: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Probability of each cube (``sigma`` is one minus ``rho``) and D = t + (1-t) times it, [B, U] each."""
-        literal = self._literals(rho, sigma, fixed)
+        literal = self._literals(rho, sigma)
         if self.single:
             inside = literal
         else:
             inside = torch.ones_like(rho[:, :1]).expand(-1, self.num_cubes)
-            for step in self._positions():
-                chosen = literal.index_select(1, step[0].to(rho.device))
-                factor = torch.ones_like(inside).index_copy(1, step[1].to(rho.device), chosen)
-                inside = inside * factor
-        return inside, fixed["off"] + (1.0 - fixed["off"]) * inside
+            for pairs, cubes in self.positions:
+                inside = cubes.put(inside, cubes.take(inside) * pairs.take(literal))
+        off = self.constants.at(rho)["off"]
+        return inside, off + (1.0 - off) * inside
 
-    def _positions(self) -> list[tuple[Tensor, Tensor]]:
-        """For i = 0, 1, ...: the pairs that are the i-th literal of their cube, and those cubes."""
-        cube = self.constants.host["pair_cube"].astype(np.int64)
-        first = np.searchsorted(cube, cube)
-        place = np.arange(cube.size) - first
-        found = []
-        for i in range(int(place.max()) + 1):
-            pairs = np.flatnonzero(place == i)
-            found.append((torch.from_numpy(pairs), torch.from_numpy(cube[pairs].copy())))
-        return found
+
+def _positions(cube_of_pair: NDArray[np.int64]) -> list[tuple[Columns, Columns]]:
+    """For i = 0, 1, ...: the pairs that are the i-th literal of their cube, and those cubes."""
+    place = np.arange(cube_of_pair.size) - np.searchsorted(cube_of_pair, cube_of_pair)
+    rounds = [np.flatnonzero(place == i) for i in range(int(place.max(initial=-1)) + 1)]
+    return [(Columns(pairs.tolist()), Columns(cube_of_pair[pairs].tolist())) for pairs in rounds]
 
 
 def find_mixture(factors: Sequence[Factor], members: Sequence[int]) -> MixtureTerms | None:

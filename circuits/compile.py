@@ -258,14 +258,12 @@ def part_marginals(part: Part, p: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
         return p
     if part.log_constant == -math.inf:
         raise InconsistentEvidence(0, f"circuit {part.name!r}")
-    columns = torch.tensor([v for c in part.components for v in c.variables], device=p.device)
-    pieces = []
-    for component in part.components:
-        index = torch.tensor(component.variables, device=p.device)
-        pieces.append(component.marginals(pos.index_select(-1, index), neg.index_select(-1, index)))
-    found = torch.cat(pieces, dim=-1)
+    pieces = [
+        component.marginals(component.columns.take(pos), component.columns.take(neg)) for component in part.components
+    ]
+    found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
     bad = found.detach().isnan()
     if bool(bad.any()):
         row = int(bad.reshape(-1, bad.shape[-1]).any(dim=-1).nonzero()[0])
         raise InconsistentEvidence(row, f"circuit {part.name!r}")
-    return p.index_copy(-1, columns, found)
+    return part.columns.put(p, found)

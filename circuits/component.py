@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neurosym.circuits.columns import Columns
 from neurosym.circuits.evaluate import circuit_log_partition, circuit_marginals
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitIR
@@ -49,9 +50,11 @@ class Component:
     ir: CircuitIR
     kernel: FastKernel | None = None
     plan: Plan = field(init=False, repr=False, compare=False)
+    columns: Columns = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan", Plan(self.ir))
+        object.__setattr__(self, "columns", Columns(self.variables))
 
     def log_partition(self, log_pos: Tensor, log_neg: Tensor) -> Tensor:
         """log Z from the logs of the literal weights, [..., m] -> [...]; differentiable, -inf where no world is left.
@@ -101,6 +104,11 @@ class Part:
     components: tuple[Component, ...]
     mentions: NDArray[np.bool_]
     log_constant: float = 0.0
+    columns: Columns = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        members = [v for component in self.components for v in component.variables]
+        object.__setattr__(self, "columns", Columns(members))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurosym.circuits.columns import Columns
 from neurosym.circuits.compile import as_compiled, check_probabilities, weighted_marginals
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, Part
 from neurosym.circuits.errors import InconsistentEvidence
@@ -71,10 +72,6 @@ def _prepare(
     return select_part(compiled, part), p, pos, neg
 
 
-def _columns(weights: Tensor, variables: tuple[int, ...] | list[int]) -> Tensor:
-    return weights.index_select(-1, torch.tensor(variables, dtype=torch.int64, device=weights.device))
-
-
 def log_wmc(
     knowledge: KnowledgeBase | CompiledKnowledge,
     p: Tensor,
@@ -94,7 +91,7 @@ def log_wmc(
     chosen, p, pos, neg = _prepare(knowledge, p, circuit, class_kind, part)
     total = torch.full(p.shape[:-1], chosen.log_constant, dtype=pos.dtype, device=p.device)
     for component in chosen.components:
-        total = total + component.log_count(_columns(pos, component.variables), _columns(neg, component.variables))
+        total = total + component.log_count(component.columns.take(pos), component.columns.take(neg))
     return total.to(p.dtype)
 
 
@@ -232,11 +229,11 @@ def _assemble(
     """World from a chooser for components ([m, B] logs -> bool[S*B, m]) and one for free predicates."""
     v = pos.shape[-1]
     free = single(pos, neg)
-    flat = free.reshape(-1, v).clone()
+    flat = free.reshape(-1, v)
     for component in part.components:
-        index = torch.tensor(component.variables, device=pos.device)
-        weights = (_columns(w, component.variables).reshape(-1, index.numel()).t().log() for w in (pos, neg))
-        flat[:, index] = pick(component, *weights)
+        m = len(component.variables)
+        weights = (component.columns.take(w).reshape(-1, m).t().log() for w in (pos, neg))
+        flat = component.columns.put(flat, pick(component, *weights))
     if part.log_constant == -torch.inf:
         raise InconsistentEvidence(0, f"circuit {part.name!r}")
     return flat.reshape(free.shape)
@@ -248,6 +245,6 @@ def _log_weight(part: Part, world: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
     on, off = torch.where(world, pos, zero), torch.where(world, zero, neg)
     total = torch.full(world.shape[:-1], part.log_constant, dtype=pos.dtype, device=pos.device)
     for component in part.components:
-        total = total + component.log_count(_columns(on, component.variables), _columns(off, component.variables))
+        total = total + component.log_count(component.columns.take(on), component.columns.take(off))
     free = _free_variables(part, world.shape[-1])
-    return total + _columns(on + off, free).log().sum(dim=-1)
+    return total + Columns(free).take(on + off).log().sum(dim=-1)
