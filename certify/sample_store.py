@@ -186,13 +186,13 @@ def cache_samples(evidence: SampleEvidence, path: str | Path) -> CachedSamples:
     """Write all samples to a uint16 ``.npy`` file ``[n, M, V]`` and hand them back as a read-only memory map.
 
     ``path`` appears only when it is complete; until then rows go to ``path.partial``, finished ranges to
-    ``path.journal`` and settings to ``path.json``, and a killed run continues. One writer at a time.
+    ``path.journal`` and settings to ``path.manifest``, and a killed run continues. One writer at a time.
 
     Raises:
         InputError: ``path`` exists and was made with other settings, or is not ours.
     """
     path = Path(path)
-    partial, journal, manifest = (path.with_name(path.name + e) for e in (".partial", ".journal", ".json"))
+    partial, journal, manifest = (path.with_name(path.name + e) for e in (".partial", ".journal", ".manifest"))
     if path.exists() and not manifest.exists():
         raise InputError(f"{path}: exists and has no {manifest.name} beside it; choose another path")
     _check_manifest(manifest, _manifest(evidence, "samples"))

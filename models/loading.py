@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neurosym.errors import InputError
 from neurosym.models.exported import load_exported
-from neurosym.models.outputs import as_logits
+from neurosym.models.outputs import PredicateModel, as_logits
 
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every name
 _LIBRARIES = ("torchvision", "timm")
@@ -89,7 +89,8 @@ def load_model(
             or a factory ``module:function`` (found from the working folder or ``sys.path``).
         weights: safetensors or state-dict file for a backbone or a factory's network.
         num_classes: number of classes; by default the network's own attribute, or all its outputs.
-        predicates: names of all outputs, classes first; by default the network's own, or made up.
+        predicates: names of all outputs, classes first; by default the network's own, or made up. A network with
+            names of its own keeps them; they must contain these, with the same classes in front.
         mean, std: normalisation applied after the noise; leave out what the network does itself.
         untrained: allow a backbone without weights.
         factory_options: handed to the factory.
@@ -141,10 +142,8 @@ def _as_predicate_model(
     """The network itself if it fits already, else in a :class:`PredicateNetwork`."""
     own = getattr(network, "predicates", None)
     own = None if own is None else tuple(own)
-    if own is not None and predicates is not None and own != tuple(predicates):
-        different = [f"{a!r} and not {b!r}" for a, b in zip(own, predicates, strict=False) if a != b]
-        reason = different[0] if different else f"{len(own)} names and not {len(predicates)}"
-        raise InputError(f"model {spec!r}: its predicates differ from those given ({reason}); use the same rules")
+    if own is not None and predicates is not None:
+        _check_names(spec, own, tuple(predicates), num_classes)
     # torchvision's own num_classes counts all outputs, so it is heard only beside predicates.
     classes = getattr(network, "num_classes", None) if num_classes is None and own is not None else num_classes
     names = own if own is not None else predicates
@@ -156,10 +155,21 @@ def _as_predicate_model(
         names = [f"class_{i}" for i in range(classes)] + [f"concept_{i}" for i in range(outputs - classes)]
     if classes is None:
         raise InputError(f"model {spec!r}: which of its {len(names)} outputs are classes? pass num_classes=")
-    fits = own is not None and getattr(network, "num_classes", None) == classes
-    if fits and hasattr(network, "num_concepts") and mean is None and std is None:
+    if own is not None and getattr(network, "num_classes", classes) != classes:
+        raise InputError(f"model {spec!r}: has {network.num_classes} classes and not {classes}; use the same rules")
+    if isinstance(network, PredicateModel) and mean is None and std is None:
         return network
     return PredicateNetwork(network, int(classes), names, mean, std)
+
+
+def _check_names(spec: str, own: tuple[str, ...], given: tuple[str, ...], num_classes: int | None) -> None:
+    """Named networks may know more concepts than the rules use, in another order; the classes must agree."""
+    unknown = [name for name in given if name not in own]
+    if unknown:
+        raise InputError(f"model {spec!r}: has no output {unknown[0]!r}; use the rules that it was trained for")
+    for mine, yours in zip(own[: num_classes or 0], given, strict=False):
+        if mine != yours:
+            raise InputError(f"model {spec!r}: its class {mine!r} stands where the rules have {yours!r}; reorder them")
 
 
 def _outputs(network: nn.Module) -> int | None:

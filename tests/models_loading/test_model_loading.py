@@ -171,8 +171,14 @@ def test_checkpoint_folder(tmp_path: Path) -> None:
     wrapped: Any = load_model(tmp_path / "net", mean=0.5, std=0.25, predicates=NAMES)
     assert isinstance(wrapped, PredicateNetwork)
     assert torch.allclose(wrapped(images), net((images - 0.5) / 0.25))
-    with pytest.raises(InputError, match="'red' and not 'blue'"):
+    with pytest.raises(InputError, match="no output 'blue'"):
         load_model(tmp_path / "net", predicates=("stop", "yield", "blue"))
+    with pytest.raises(InputError, match="'stop' stands where the rules have 'yield'"):
+        load_model(tmp_path / "net", predicates=("yield", "stop"), num_classes=2)
+    with pytest.raises(InputError, match="has 2 classes and not 3"):
+        load_model(tmp_path / "net", num_classes=3)
+    fewer: Any = load_model(tmp_path / "net", predicates=("stop", "yield"), num_classes=2)
+    assert fewer.predicates == NAMES
     with pytest.raises(InputError, match="has its own weights"):
         load_model(tmp_path / "net", weights="more.pt")
     with pytest.raises(InputError, match=r"card.json"):

@@ -85,7 +85,7 @@ def test_samples_after_a_kill(tmp_path: Path, pids: Path) -> None:
     straight = np.concatenate([grid for _, grid in killed_run.evidence(pids).grids()])
     assert np.array_equal(cached.codes, straight)
     assert np.array_equal(votes_from_samples(cached).votes, sample_votes(killed_run.evidence(pids)).votes)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pids", "samples.npy", "samples.npy.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pids", "samples.npy", "samples.npy.manifest"]
     written = path.stat().st_mtime_ns
     cache_samples(killed_run.evidence(pids), path)
     assert path.stat().st_mtime_ns == written
