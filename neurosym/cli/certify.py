@@ -161,13 +161,13 @@ def _from_files(
     for path, what in ((calibration, _EVIDENCE), (test, _EVIDENCE), (rules, _RULES)):
         if path is not None:
             checks.existing_file(path, f"give {what}")
-    settings = {"score": "lac", "circuit": "auto", "bound": "exact", "alpha": "0.1", "seed": 0} | typed
+    settings = dict(typed)
+    if tune is not None:
+        settings["tune"] = checks.share("--tune", tune)
     with working(quiet):
         from neurosym.certify import pipeline
 
-        return pipeline.certify_files(
-            calibration, test, rules, pipeline.FileOptions(**settings, tune=tune or "0.2"), out
-        )
+        return pipeline.certify_files(calibration, test, rules, pipeline.FileOptions(**settings), out)
 
 
 def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
@@ -188,7 +188,8 @@ def _show(outcome: Outcome, as_json: bool, quiet: bool) -> None:
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """The table: what is promised, and what was measured."""
     get = summary.get
-    noise = "" if get("sigma") in (None, "0", 0) else f"; noise {get('sigma')}, {get('trials')} draws an image"
+    draws = "1 draw" if get("trials") == 1 else f"{get('trials')} draws"
+    noise = f"; noise {get('sigma')}, {draws} an image" if _noisy(summary) else ""
     scale = get("scale")
     rules = str(get("circuit"))
     if rules != "none" and scale is not None:
@@ -210,7 +211,10 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if get("mean_size") is not None:
         base = get("model_only_mean_size")
         rows.append(
-            ("labels in a set", number(get("mean_size")) + (f"   {number(base)} without rules" if base else ""))
+            (
+                "labels in a set",
+                number(get("mean_size")) + (f"   {number(base)} without rules" if base and rules != "none" else ""),
+            )
         )
     if get("certified_coverage") is not None:
         rows.append(("certified coverage", f"{percent(get('certified_coverage'))}   of the sets before enlarging"))
@@ -223,4 +227,12 @@ def _promise(summary: dict[str, Any]) -> str:
     from neurosym.certify import exact
 
     share = exact.to_text(100 * (1 - exact.from_text(str(summary["alpha"]), "alpha")))
-    return f"{share} % of sets hold the true label, attacks up to L2 {summary['radius']}"
+    radius = exact.decimal(str(summary["radius"]), "radius")
+    attacks = "no attacker" if radius == 0 else f"attacks up to L2 {summary['radius']}"
+    if radius != 0 and not _noisy(summary):
+        attacks = f"inputs in the boxes of radius {summary['radius']}"
+    return f"{share} % of sets hold the true label, {attacks}"
+
+
+def _noisy(summary: dict[str, Any]) -> bool:
+    return summary.get("sigma") not in (None, "0", 0)

@@ -52,6 +52,20 @@ def size(option: str, value: str) -> str:
     return exact.to_text(amount)
 
 
+def share(option: str, value: str) -> float:
+    """A share at least 0 and below 1.
+
+    Raises:
+        InputError: not a number, or outside [0, 1).
+    """
+    from neurosym.certify import exact
+
+    amount = exact.decimal(value, option)
+    if not 0 <= amount < 1:
+        raise InputError(f"{option}: {value} is not a share; write a number >= 0 and < 1 such as 0.2")
+    return float(amount)
+
+
 def whole(option: str, value: int, least: int) -> int:
     """``value`` if it is at least ``least``.
 

@@ -42,14 +42,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Runner:
 
 @dataclass(frozen=True)
 class FileOptions:
-    method: str
-    score: str
-    circuit: str
-    bound: str
-    alpha: str
-    radius: str
-    seed: int
-    tune: str
+    method: str = "colep"
+    score: str = "lac"
+    circuit: str = "auto"
+    bound: str = "exact"
+    alpha: str = "0.1"
+    radius: str = "0"
+    seed: int = 0
+    tune: float = 0.2
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,13 @@ def test_without_flags_the_file_stands(run: Any, pipeline: Any, config: Path, tm
 def test_evidence(run: Any, pipeline: Any, evidence: list[Path], tmp_path: Path) -> None:
     cal, test, rules = evidence
     ran = run("certify", "--evidence", cal, "--test", test, "--rules", rules, "--method", "colep", "--score", "lac",
-              "--radius", "0.25", "--alpha", "0.1", "--seed", "7", "--out", tmp_path / "o",
+              "--radius", "0.25", "--alpha", "0.1", "--seed", "7", "--tune", "0.3", "--out", tmp_path / "o",
               "--device", "cpu")  # fmt: skip
     assert ran.code == 0, ran.err
     ((name, (a, b, c, settings, out), _),) = pipeline.calls
     assert (name, a, b, c, out) == ("certify_files", cal, test, rules, tmp_path / "o")
     assert (settings.method, settings.score, settings.circuit, settings.bound) == ("colep", "lac", "auto", "exact")
-    assert (settings.alpha, settings.radius, settings.seed) == ("0.1", "0.25", 7)
+    assert (settings.alpha, settings.radius, settings.seed, settings.tune) == ("0.1", "0.25", 7, 0.3)
 
 
 def test_evidence_defaults(run: Any, pipeline: Any, evidence: list[Path], tmp_path: Path) -> None:
@@ -170,6 +170,8 @@ DEMO = ("certify", "--demo", "--out", "OUT")
          ("no.yaml: no such file", "rules file")),
         (("certify", "--evidence", "CAL", "--sigma", "1", "--out", "OUT", "--method", "colep", "--radius", "0"),
          ("--sigma: has an effect only with CONFIG.yaml or --demo",)),
+        (("certify", "--evidence", "CAL", "--tune", "1", "--out", "OUT", "--method", "colep", "--radius", "0"),
+         ("--tune: 1 is not a share",)),
         (("certify", "--evidence", "CAL", "--device", "cuda", "--out", "OUT", "--method", "colep", "--radius", "0"),
          ("--device cuda",)),
     ],
@@ -242,3 +244,17 @@ def test_write_protected_out(
 
     monkeypatch.setattr(tempfile, "TemporaryFile", fail)  # tests may run as root, whom no permission stops
     refused(run("certify", "--demo", "--out", tmp_path / "o"), "--out", "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"radius": "0", "sigma": "0", "trials": 0}, "90 % of sets hold the true label, no attacker"),
+        ({"sigma": "0", "trials": 0}, "inputs in the boxes of radius 0.25"),
+        ({"alpha": "0.005"}, "99.5 % of sets hold the true label, attacks up to L2 0.25"),
+        ({"trials": 1}, "noise 0.25, 1 draw an image"),
+    ],
+)
+def test_the_promise(run: Any, pipeline: Any, tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+    pipeline.summary |= changes
+    assert text in run("certify", "--demo", "--out", tmp_path / "o").out
