@@ -230,7 +230,7 @@ def _promise(summary: dict[str, Any]) -> str:
     radius = exact.decimal(str(summary["radius"]), "radius")
     attacks = "no attacker" if radius == 0 else f"attacks up to L2 {summary['radius']}"
     if radius != 0 and not _noisy(summary):
-        attacks = f"inputs in the boxes of radius {summary['radius']}"
+        attacks = f"boxes of radius {summary['radius']}"
     return f"{share} % of sets hold the true label, {attacks}"
 
 

@@ -250,7 +250,7 @@ def test_write_protected_out(
     ("changes", "text"),
     [
         ({"radius": "0", "sigma": "0", "trials": 0}, "90 % of sets hold the true label, no attacker"),
-        ({"sigma": "0", "trials": 0}, "inputs in the boxes of radius 0.25"),
+        ({"sigma": "0", "trials": 0}, "boxes of radius 0.25"),
         ({"alpha": "0.005"}, "99.5 % of sets hold the true label, attacks up to L2 0.25"),
         ({"trials": 1}, "noise 0.25, 1 draw an image"),
     ],
