@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurosym.circuits.plan import CHUNK_VALUES, DownStep, Plan
+from neurosym.circuits.plan import DownStep, Plan
 
 
 def _log_sum(x: Tensor) -> Tensor:
@@ -75,7 +75,8 @@ def trace(plan: Plan, values: Tensor, generator: torch.Generator | None, repeats
     Returns:
         bool[max(repeats, 1) * B, m], traces of one row far apart (repeat-major).
     """
-    rows = max(1, CHUNK_VALUES // (max(1, plan.num_nodes) * max(1, values.shape[1])))
+    batch = values.shape[1]
+    rows = max(1, plan.chunk_rows(repeats * batch, values.device) // max(1, batch))
     pieces = [min(rows, repeats - done) for done in range(0, repeats, rows)] or [0]
     return torch.cat([_trace(plan, values, generator, piece) for piece in pieces])
 
@@ -199,8 +200,9 @@ def _posterior(plan: Plan, slopes: Tensor, log_pos: Tensor, log_neg: Tensor) -> 
     return torch.sigmoid(high - low)
 
 
-def _chunks(plan: Plan, batch: int) -> Iterator[slice]:
-    rows = plan.chunk_rows(batch)
+def _chunks(plan: Plan, weights: Tensor) -> Iterator[slice]:
+    batch = weights.shape[1]
+    rows = plan.chunk_rows(batch, weights.device)
     return (slice(i, min(i + rows, batch)) for i in range(0, batch, rows))
 
 
@@ -212,7 +214,7 @@ class _Marginals(torch.autograd.Function):
         ctx.plan = plan
         ctx.save_for_backward(pos, neg)
         out = torch.empty_like(pos)
-        for rows in _chunks(plan, pos.shape[1]):
+        for rows in _chunks(plan, pos):
             log_pos, log_neg = pos[:, rows].log(), neg[:, rows].log()
             slopes = downward(plan, upward(plan, log_pos, log_neg))
             out[:, rows] = _posterior(plan, slopes, log_pos, log_neg)
@@ -225,7 +227,7 @@ class _Marginals(torch.autograd.Function):
         pos, neg = ctx.saved_tensors
         grad_pos, grad_neg = torch.empty_like(pos), torch.empty_like(neg)
         steps = plan.steps(pos.device)
-        for rows in _chunks(plan, pos.shape[1]):
+        for rows in _chunks(plan, pos):
             values = upward(plan, pos[:, rows].log(), neg[:, rows].log())
             slopes = downward(plan, values)
             means = upward_mean(plan, values, gain[:, rows])
@@ -245,7 +247,7 @@ class _LogPartition(torch.autograd.Function):
         ctx.plan, ctx.logs = plan, logs
         ctx.save_for_backward(pos, neg)
         out = pos.new_empty(pos.shape[1])
-        for rows in _chunks(plan, pos.shape[1]):
+        for rows in _chunks(plan, pos):
             weights = (pos[:, rows], neg[:, rows])
             log_pos, log_neg = weights if logs else (weights[0].log(), weights[1].log())
             out[rows] = upward(plan, log_pos, log_neg)[plan.num_nodes - 1]
@@ -258,7 +260,7 @@ class _LogPartition(torch.autograd.Function):
         pos, neg = ctx.saved_tensors
         grads = (torch.empty_like(pos), torch.empty_like(neg))
         steps = plan.steps(pos.device)
-        for rows in _chunks(plan, pos.shape[1]):
+        for rows in _chunks(plan, pos):
             logs = [w[:, rows] if ctx.logs else w[:, rows].log() for w in (pos, neg)]
             values = upward(plan, logs[0], logs[1])
             slopes = downward(plan, values) - _finite(values[plan.num_nodes - 1])

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, CircuitIR, width_class
 
-CHUNK_VALUES = 1_000_000
-"""Node values (nodes x rows) worked on at once: bounds the memory and keeps the working set near the cache."""
+CHUNK_VALUES = {"cpu": 1_000_000, "cuda": 32_000_000}
+"""Node values (nodes x rows) worked on at once: bounds the memory and, on a CPU, keeps them near the cache."""
+MIN_ROWS = 16
+"""Rows worked on at once however large the circuit is: fewer would only add overhead."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ class Plan:
             self._steps[device] = _move(self._host, device)
         return self._steps[device]
 
-    def chunk_rows(self, rows: int) -> int:
+    def chunk_rows(self, rows: int, device: torch.device) -> int:
         """Rows evaluated at once."""
-        return max(1, min(rows, CHUNK_VALUES // max(1, self.num_nodes)))
+        values = CHUNK_VALUES.get(device.type, CHUNK_VALUES["cpu"])
+        return max(1, min(rows, max(MIN_ROWS, values // max(1, self.num_nodes))))
 
 
 def _move(steps: Steps, device: torch.device) -> Steps:

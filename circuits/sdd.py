@@ -12,6 +12,7 @@ itself. The search for other vtrees that pysdd does by default is off.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from neurosym.circuits import sdd_worker
 from neurosym.circuits.errors import CompileLimit
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitBuilder, CircuitIR, CircuitTooLarge
-from neurosym.circuits.sdd_worker import TOO_MANY_NODES
 from neurosym.logic.formula import And, Const, Formula, Iff, Implies, Not, Or, Var
 
 MEMORY_BYTES = 4 << 30
@@ -96,13 +97,15 @@ def _run(
     folder: Path, max_seconds: float, max_nodes: int, memory_bytes: int, predicates: int, constraints: int
 ) -> None:
     """Run the worker and turn its failures into :class:`CompileLimit`."""
-    command = [sys.executable, "-m", "neurosym.circuits.sdd_worker", str(folder)]
+    # by path, and without this folder on the module path: the child starts in the time that pysdd takes
+    command = [sys.executable, "-P", str(Path(sdd_worker.__file__)), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
     start = time.monotonic()
     out: bytes | None
     try:
         if max_seconds <= 0:
             raise subprocess.TimeoutExpired(command, max_seconds, output=b"")
-        done = subprocess.run(command, capture_output=True, timeout=max_seconds, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=max_seconds, check=False, env=environment)
         out, code, error = done.stdout, done.returncode, done.stderr
     except subprocess.TimeoutExpired as late:
         out, code, error = late.output, None, b""
@@ -119,7 +122,7 @@ def _run(
     }
     if code is None:
         raise CompileLimit(f"the time limit of {max_seconds:.3g} s was reached", stats)
-    if code == TOO_MANY_NODES:
+    if code == sdd_worker.TOO_MANY_NODES:
         raise CompileLimit(f"the limit of {max_nodes} nodes was reached", stats)
     if b"ModuleNotFoundError" in error:
         raise CompileLimit("the SDD compiler is missing; install pysdd", stats)

@@ -1,6 +1,6 @@
 """Child process of :mod:`neurosym.circuits.sdd`: builds one SDD with pysdd under resource limits.
 
-Run as ``python -m neurosym.circuits.sdd_worker DIR``. It reads ``DIR/problem.json``, writes ``DIR/out.sdd`` and
+Run by its path with a folder as argument; it needs pysdd and nothing of this package. It reads ``DIR/problem.json``, writes ``DIR/out.sdd`` and
 ``DIR/out.vtree``, and prints one line of progress after each constraint, so that the parent can tell how far a killed
 run got. It is a process of its own because the C library can neither be interrupted nor limited from inside.
 """
@@ -8,7 +8,6 @@ run got. It is a process of its own because the C library can neither be interru
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,9 +49,12 @@ def _count(manager: Any, variables: list[int], exactly: bool) -> Any:
 
 def main(folder: Path) -> int:
     problem = json.loads((folder / "problem.json").read_text())
-    resource.setrlimit(resource.RLIMIT_AS, (problem["memory_bytes"],) * 2)
-    seconds = int(problem["max_seconds"]) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    if sys.platform != "win32":  # Windows has no such limits; the parent's time limit holds there as well
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (problem["memory_bytes"],) * 2)
+        seconds = int(problem["max_seconds"]) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     from pysdd.sdd import CompilerOptions, SddManager, Vtree
 
     vtree = Vtree.from_file(str(folder / "in.vtree").encode())

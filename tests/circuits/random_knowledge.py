@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from neurosym.logic.formula import And, Const, Formula, Iff, Implies, Not, Or, Var
+from neurosym.logic.formula import And, Const, Formula, Iff, Implies, Not, Or, Var, variables
 from neurosym.logic.knowledge import CircuitSpec, Group, KnowledgeBase, Rule
 
 
@@ -55,3 +55,46 @@ def random_knowledge(rng: np.random.Generator, max_predicates: int = 12) -> Know
         if rng.random() < 0.5:
             circuits.append(CircuitSpec("two", tuple(range(max(cut - 1, 0), len(rules) - 1)) or (0,), None))
     return KnowledgeBase(tuple(names[:k]), tuple(names[k:]), tuple(rules), tuple(groups), tuple(circuits))
+
+
+def random_mixture(rng: np.random.Generator) -> tuple[KnowledgeBase, bool]:
+    """Classes that imply literals or conjunctions of them, at times with rules between classes; True: exclusive."""
+    k, c = int(rng.integers(2, 6)), int(rng.integers(1, 6))
+    classes, concepts = [f"c{i}" for i in range(k)], [f"k{i}" for i in range(c)]
+
+    def literal(j: int) -> Formula:
+        return Not(Var(concepts[j])) if rng.random() < 0.4 else Var(concepts[j])
+
+    rules = []
+    for name in classes:
+        left = list(rng.permutation(c))
+        while left:
+            size = min(int(rng.integers(1, 4)), len(left))
+            body = [literal(int(left.pop())) for _ in range(size)]
+            target: Formula = body[0] if size == 1 else And(tuple(body))
+            rules.append(Rule(Implies(Var(name), target), math.inf if rng.random() < 0.2 else float(rng.uniform(0, 4))))
+            if size == 1 and rng.random() < 0.3:
+                rules.append(Rule(Implies(Var(name), literal(0)), float(rng.uniform(0, 4))))
+    if rng.random() < 0.5:
+        rules.append(Rule(Or((Var(classes[0]), Not(Var(concepts[0])))), float(rng.uniform(0, 4))))
+    if rng.random() < 0.5:
+        rules.append(Rule(Implies(Var(classes[0]), Var(classes[1])), float(rng.uniform(0, 4))))
+    keep = rng.random(len(rules)) < 0.7
+    chosen = tuple(rule for rule, kept in zip(rules, keep, strict=True) if kept)
+    exclusive = bool(rng.random() < 0.5)
+    groups = () if exclusive else (Group("g", "at_most_one", tuple(classes)),)
+    return KnowledgeBase(tuple(classes), tuple(concepts), chosen, groups), exclusive
+
+
+def random_star(rng: np.random.Generator) -> KnowledgeBase:
+    """Rules that mention the centre k and at most one other predicate each."""
+    names = [f"c{i}" for i in range(int(rng.integers(1, 10)))]
+    rules = []
+    for name in names:
+        for _ in range(int(rng.integers(1, 3))):
+            formula = random_formula(rng, ["k", name], 2)
+            while len(variables(formula)) < 2:
+                formula = random_formula(rng, ["k", name], 2)
+            rules.append(Rule(formula, math.inf if rng.random() < 0.15 else float(rng.uniform(0, 4))))
+    rules.append(Rule(Not(Var("k")), float(rng.uniform(0, 2))))
+    return KnowledgeBase(tuple(names), ("k",), tuple(rules))

@@ -10,14 +10,83 @@ import numpy as np
 import pytest
 import torch
 
-from neurosym.circuits import InconsistentEvidence, compile, marginals
+from neurosym.circuits import CompiledKnowledge, InconsistentEvidence, compile, marginals
 from neurosym.logic.knowledge import KnowledgeBase, Rule
 from neurosym.logic.parser import parse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracles"))
 
 import worlds as oracle
-from random_knowledge import random_knowledge
+from random_knowledge import random_knowledge, random_mixture, random_star
+
+
+def _check(compiled: CompiledKnowledge, p: np.ndarray) -> None:
+    """Every row against enumeration; rows without a world must be refused."""
+    for row in p:
+        expected = oracle.marginals(compiled.kb, row, compiled.circuit, compiled.class_kind)
+        if np.isnan(expected).any():
+            with pytest.raises(InconsistentEvidence):
+                marginals(compiled, torch.tensor(row[None]))
+            continue
+        got = marginals(compiled, torch.tensor(row[None]))[0].numpy()
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12, err_msg=str(compiled.kb))
+
+
+def _faces(rng: np.random.Generator, p: np.ndarray) -> np.ndarray:
+    """Some probabilities exactly 0 or 1 in all rows but the first."""
+    sharp = np.where(rng.random(p.shape) < 0.25, rng.integers(0, 2, p.shape), p)
+    sharp[0] = p[0]
+    return sharp
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_mixtures_equal_enumeration(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kb, exclusive = random_mixture(rng)
+    p = _faces(rng, rng.random((5, kb.num_predicates)))
+    for kind in ("binary", "categorical") if exclusive else ("binary",):
+        compiled = compile(kb, "exclusive" if exclusive else "rules", kind)
+        _check(compiled, p)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_stars_equal_enumeration(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kb = random_star(rng)
+    compiled = compile(kb)
+    _check(compiled, _faces(rng, rng.random((5, kb.num_predicates))))
+
+
+def test_these_have_closed_forms() -> None:
+    """The two tests above are about closed forms only if those are chosen."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(40):
+        kb, exclusive = random_mixture(rng)
+        for base, circuit in ((kb, "exclusive" if exclusive else "rules"), (random_star(rng), "rules")):
+            found += [c.kind for part in compile(base, circuit).parts for c in part.components]
+    assert found.count("exclusive") > 10
+    assert found.count("star") > 20
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_closed_forms_and_circuits_have_the_same_gradients(seed: int) -> None:
+    """With rows on the faces of the box, where the closed form hands over to the circuit."""
+    rng = np.random.default_rng(seed)
+    kb, exclusive = random_mixture(rng)
+    for base, circuit in ((kb, "exclusive" if exclusive else "rules"), (random_star(rng), "rules")):
+        for component in (c for part in compile(base, circuit).parts for c in part.components):
+            p = torch.tensor(_faces(rng, rng.random((6, len(component.variables)))))
+            gain = torch.tensor(rng.standard_normal(p.shape))
+            results = []
+            for evaluate in (component.marginals, component.circuit_marginals):
+                x = p.clone().requires_grad_()
+                q = evaluate(x, 1 - x)
+                possible = ~q.detach().isnan().any(dim=1)
+                (gain * q)[possible].sum().backward()
+                assert x.grad is not None
+                results.append((q.detach(), x.grad[possible]))
+            torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-11, equal_nan=True)
 
 
 @pytest.mark.parametrize("block", range(10))
@@ -30,14 +99,7 @@ def test_equals_enumeration(block: int) -> None:
         p[1] = np.where(rng.random(p.shape[1]) < 0.3, rng.integers(0, 2, p.shape[1]), p[1])
         for circuit, kind in (("rules", "binary"), ("exclusive", "binary"), ("exclusive", "categorical")):
             compiled = compile(kb, circuit, kind)
-            for row in p:
-                expected = oracle.marginals(kb, row, circuit, kind)
-                if np.isnan(expected).any():
-                    with pytest.raises(InconsistentEvidence):
-                        marginals(compiled, torch.tensor(row[None]))
-                    continue
-                got = marginals(compiled, torch.tensor(row[None]))[0].numpy()
-                np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12, err_msg=str(kb))
+            _check(compiled, p)
         checked += 1
 
 
