@@ -27,9 +27,10 @@ _COMMON = ("predicates", "labels", "class_kind", "num_classes")
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: a single array, not an archive; save it with numpy.savez")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: a single array, not an archive; save it with numpy.savez")
+        with loaded as archive:
             fields = {}
             for name in archive.files:
                 try:
