@@ -178,7 +178,11 @@ def _part_extrema(
     np.fill_diagonal(directions, 1)
     if part.log_constant == -np.inf:
         inside = torch.as_tensor(part.mentions, device=low.device)
-        lower, upper, exact = torch.where(inside, 0.0, lower), torch.where(inside, 1.0, upper), exact & ~inside
+        lower, upper, exact = (
+            torch.where(inside, 0.0, lower),
+            torch.where(inside, 1.0, upper),
+            exact & ~inside,
+        )
     return _PartBounds(lower, upper, exact, directions)
 
 
@@ -264,6 +268,8 @@ def bounds(
         if part.beta > 0
     ]
     if not parts or low.shape[0] == 0:
-        return Bounds(low.reshape(shape), high.reshape(shape), torch.ones(shape, dtype=torch.bool, device=low.device))
+        return Bounds(
+            low.reshape(shape), high.reshape(shape), torch.ones(shape, dtype=torch.bool, device=low.device)
+        )
     result = _mix(parts, box, low, high)
     return Bounds(*(x.reshape(shape) for x in (result.lower, result.upper, result.exact)))

@@ -37,7 +37,9 @@ def _class_to_concept(factor: Factor, num_classes: int, what: str) -> tuple[int,
     """(class, concept, polarity) of a rule ``class -> literal concept``."""
     if factor.group is not None or factor.formula is None:
         name = factor.group.name if factor.group is not None else "?"
-        raise InputError(f"bound='decoupled': {what} group {name!r} is not a rule class -> concept; use bound='exact'")
+        raise InputError(
+            f"bound='decoupled': {what} group {name!r} is not a rule class -> concept; use bound='exact'"
+        )
     form = implied_literals(factor.formula)
     place = dict(zip(factor.names, factor.scope, strict=True))
     if form is not None and len(form[1]) == 1:
@@ -60,13 +62,17 @@ def antecedent_signs(compiled: CompiledKnowledge) -> NDArray[np.int8]:
         InputError: a rule or group of another form, or a concept that rules both assert and negate; names the rule.
     """
     if compiled.circuit != "rules":
-        raise InputError("bound='decoupled' is defined for circuit='rules'; use bound='exact' for the exclusive circuit")
+        raise InputError(
+            "bound='decoupled' is defined for circuit='rules'; use bound='exact' for the exclusive circuit"
+        )
     signs = np.zeros(compiled.kb.num_predicates, dtype=np.int8)
     for part in compiled.parts:
         own = np.zeros_like(signs)
         for component in part.components:
             for factor in component.factors:
-                head, tail, polarity = _class_to_concept(factor, compiled.kb.num_classes, f"circuit {part.name!r}")
+                head, tail, polarity = _class_to_concept(
+                    factor, compiled.kb.num_classes, f"circuit {part.name!r}"
+                )
                 if own[tail] not in (0, polarity) and factor.formula is not None:
                     raise InputError(
                         f"bound='decoupled': rule '{to_text(factor.formula)}' and another one give concept "
@@ -93,7 +99,9 @@ def _log_sum(component: Component, pos: Tensor, neg: Tensor, target: int, value:
         return component.log_partition(pos.log(), neg.log())
 
 
-def decoupled_extrema(component: Component, box: WeightBox, num_classes: int, targets: Sequence[int]) -> ComponentBounds:
+def decoupled_extrema(
+    component: Component, box: WeightBox, num_classes: int, targets: Sequence[int]
+) -> ComponentBounds:
     """Equation (4) for one component; never claimed exact.
 
     Args:

@@ -194,7 +194,9 @@ def _concept_directions(form: ExclusiveForm, concept: int) -> NDArray[np.int8] |
     directions = np.zeros(ell.shape[1], dtype=np.int8)
     for other in range(ell.shape[1]):
         column = ell[:, other]
-        agree = order * ((column[:, None] > column[None, :]).astype(int) - (column[:, None] < column[None, :]))
+        agree = order * (
+            (column[:, None] > column[None, :]).astype(int) - (column[:, None] < column[None, :])
+        )
         up, down = bool((agree > 0).any()), bool((agree < 0).any())
         directions[other] = 2 if up and down else int(up) - int(down)
     directions[concept] = 0

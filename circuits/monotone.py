@@ -122,14 +122,10 @@ def _factor_edges(factor: Factor) -> list[tuple[int, int, int]] | None:
         place = dict(zip(factor.names, scope, strict=True))
         return [(place[head], place[name], 1 if p == positive else -1) for name, p in body]
     signs = pair_signs(factor.log_table())
-    return [
-        (scope[i], scope[j], int(signs[i, j])) for i, j in zip(*np.nonzero(np.triu(signs)), strict=True)
-    ]
+    return [(scope[i], scope[j], int(signs[i, j])) for i, j in zip(*np.nonzero(np.triu(signs)), strict=True)]
 
 
-def _two_colour(
-    variables: Sequence[int], edges: Sequence[tuple[int, int, int]]
-) -> dict[int, int] | None:
+def _two_colour(variables: Sequence[int], edges: Sequence[tuple[int, int, int]]) -> dict[int, int] | None:
     neighbours: dict[int, list[tuple[int, int]]] = {v: [] for v in variables}
     for a, b, sign in edges:
         neighbours[a].append((b, sign))

@@ -241,9 +241,7 @@ class _Search:
         lower = torch.sigmoid(self.box.pos_lo.log() - self.box.neg_lo.log() - odds[..., 0])
         # infinite odds against infinite odds: only [0, 1] is known
         known = ~(upper.isnan() | lower.isnan())
-        return ComponentBounds(
-            torch.where(known, lower, 0.0), torch.where(known, upper, 1.0), exact & known
-        )
+        return ComponentBounds(torch.where(known, lower, 0.0), torch.where(known, upper, 1.0), exact & known)
 
 
 def search_extrema(component: Component, box: WeightBox, budget: int) -> ComponentBounds:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from neurosym.logic.formula import And, Formula, Iff, Implies, Not, Or, Var
 from neurosym.logic.knowledge import CircuitSpec, Group, KnowledgeBase, Rule
 from neurosym.logic.parser import parse
 
 
-def knowledge(classes: str, concepts: str, *rules: str, groups: tuple[Group, ...] = (), circuits: tuple[CircuitSpec, ...] = ()) -> KnowledgeBase:
+def knowledge(
+    classes: str,
+    concepts: str,
+    *rules: str,
+    groups: tuple[Group, ...] = (),
+    circuits: tuple[CircuitSpec, ...] = (),
+) -> KnowledgeBase:
     """Rules as ``text`` or ``text @ weight``."""
     made = []
     for rule in rules:
@@ -76,7 +83,9 @@ def random_class_knowledge(rng: np.random.Generator) -> KnowledgeBase:
             members = rng.choice(concepts, 2, replace=False)
             both = tuple(literal(rng, str(q)) for q in members)
             body: Formula = And(both) if rng.random() < 0.7 else Or(both)
-            rules.append(Rule(Implies(Var(c), body), math.inf if rng.random() < 0.2 else float(rng.uniform(0.1, 3))))
+            rules.append(
+                Rule(Implies(Var(c), body), math.inf if rng.random() < 0.2 else float(rng.uniform(0.1, 3)))
+            )
     return KnowledgeBase(tuple(classes), tuple(concepts), tuple(rules))
 
 

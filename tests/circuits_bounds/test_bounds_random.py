@@ -9,22 +9,27 @@ import numpy as np
 import pytest
 import torch
 from neurosym.circuits import CompiledKnowledge, bounds, compile
+
 from neurosym.logic.knowledge import KnowledgeBase
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "oracles")]
 
-import box_extrema as oracle  # noqa: E402
 import bounds_cases as cases  # noqa: E402
+import box_extrema as oracle  # noqa: E402
 
 Claim = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def claims(compiled: CompiledKnowledge, lower: np.ndarray, upper: np.ndarray, budget: int = 4096) -> list[Claim]:
+def claims(
+    compiled: CompiledKnowledge, lower: np.ndarray, upper: np.ndarray, budget: int = 4096
+) -> list[Claim]:
     found = bounds(compiled, torch.tensor(lower), torch.tensor(upper), budget=budget)
     return list(zip(found.lower.numpy(), found.upper.numpy(), found.exact.numpy(), strict=True))
 
 
-def assert_right(kb: KnowledgeBase, circuit: str, kind: str, seed: int, budget: int = 4096) -> tuple[int, int]:
+def assert_right(
+    kb: KnowledgeBase, circuit: str, kind: str, seed: int, budget: int = 4096
+) -> tuple[int, int]:
     """Two boxes; returns (bounds called exact, all bounds)."""
     rng = np.random.default_rng(seed)
     if kind == "categorical":
@@ -48,7 +53,9 @@ def consistent(make, rng: np.random.Generator) -> KnowledgeBase:  # type: ignore
 
 
 @pytest.mark.parametrize("block", range(6))
-@pytest.mark.parametrize(("circuit", "kind"), [("rules", "binary"), ("exclusive", "binary"), ("exclusive", "categorical")])
+@pytest.mark.parametrize(
+    ("circuit", "kind"), [("rules", "binary"), ("exclusive", "binary"), ("exclusive", "categorical")]
+)
 def test_any_knowledge(circuit: str, kind: str, block: int) -> None:
     rng = np.random.default_rng(block)
     exact = total = 0

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+
 from neurosym.logic.formula import Formula, Iff, Implies, Not, Var
 from neurosym.logic.knowledge import Group, KnowledgeBase
 from neurosym.logic.semantics import truth_table
@@ -109,7 +110,9 @@ def vertices(mix: Mixture, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     return np.hstack([np.repeat(classes, len(concepts), axis=0), np.tile(concepts, (len(classes), 1))])
 
 
-def interior(rng: np.random.Generator, mix: Mixture, lower: np.ndarray, upper: np.ndarray, n: int) -> np.ndarray:
+def interior(
+    rng: np.random.Generator, mix: Mixture, lower: np.ndarray, upper: np.ndarray, n: int
+) -> np.ndarray:
     """Random points inside, [n, V]."""
     points = lower + rng.random((n, len(lower))) * (upper - lower)
     k = mix.categorical_classes
@@ -120,7 +123,10 @@ def interior(rng: np.random.Generator, mix: Mixture, lower: np.ndarray, upper: n
 
 
 def disagreement(
-    mix: Mixture, box: tuple[np.ndarray, np.ndarray], claim: tuple[np.ndarray, np.ndarray, np.ndarray], rng: np.random.Generator
+    mix: Mixture,
+    box: tuple[np.ndarray, np.ndarray],
+    claim: tuple[np.ndarray, np.ndarray, np.ndarray],
+    rng: np.random.Generator,
 ) -> str:
     """What is wrong with claimed (lower, upper, exact) [V] over ``box``; the empty text if nothing is."""
     lower, upper, exact = claim
