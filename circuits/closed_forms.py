@@ -35,9 +35,9 @@ from neurosym.circuits.eliminate import condition, split_hard_conjunction
 from neurosym.circuits.factors import MAX_TABLE_VARIABLES, Factor
 from neurosym.logic.formula import And, Not, Var
 
-SMALLEST = 1e-150
-"""Weights and sums below this go to the general circuit; well above the smallest float64, so that products of two
-such numbers and their derivatives do not underflow."""
+SMALLEST = {torch.float64: 1e-150, torch.float32: 1e-15}
+"""Weights and sums below this go to the general circuit; well above the smallest number of the type, so that products
+of two such numbers and their derivatives do not underflow."""
 ROWS = 4096
 """Rows worked on at once: keeps temporaries of a wide mixture in tens of megabytes."""
 
@@ -107,13 +107,13 @@ class Star:
         t = fixed["pairs"]
         on, off = self.leaves.take(pos), self.leaves.take(neg)
         sums = [off * t[:, 0, b] + on * t[:, 1, b] for b in (0, 1)]
-        fine = (torch.minimum(sums[0], sums[1]) > SMALLEST).all(dim=1)
-        ratio = (sums[1].clamp_min(SMALLEST) / sums[0].clamp_min(SMALLEST)).log().sum(dim=1)
+        fine = (torch.minimum(sums[0], sums[1]) > SMALLEST[pos.dtype]).all(dim=1)
+        ratio = (sums[1].clamp_min(SMALLEST[pos.dtype]) / sums[0].clamp_min(SMALLEST[pos.dtype])).log().sum(dim=1)
         shift = ratio.detach().clamp_min(0.0)
         high = pos[:, self.centre] * fixed["own"][1] * torch.exp(ratio - shift)
         low = neg[:, self.centre] * fixed["own"][0] * torch.exp(-shift)
         total = high + low
-        fine = fine & (total > SMALLEST) & (total < 1 / SMALLEST)
+        fine = fine & (total > SMALLEST[pos.dtype]) & (total < 1 / SMALLEST[pos.dtype])
         q = high / total
         leaf = on * (t[:, 1, 0] * (low / total)[:, None] / sums[0] + t[:, 1, 1] * q[:, None] / sums[1])
         out = torch.cat([leaf[:, : self.centre], q[:, None], leaf[:, self.centre :]], dim=1)
@@ -218,11 +218,11 @@ class Mixture:
     def _applies(self, pos: Tensor, neg: Tensor) -> Tensor:
         """Rows without a divisor near 0, bool[B]."""
         with torch.no_grad():
-            ok = (self.classes.take(neg) > SMALLEST).all(dim=1)
+            ok = (self.classes.take(neg) > SMALLEST[pos.dtype]).all(dim=1)
             if len(self.others):
-                ok &= (self.others.take(pos) + self.others.take(neg) > SMALLEST).all(dim=1)
+                ok &= (self.others.take(pos) + self.others.take(neg) > SMALLEST[pos.dtype]).all(dim=1)
             if len(self.hard_pairs):
-                ok &= (self.hard_pairs.take(self._literals(pos, neg)) > SMALLEST).all(dim=1)
+                ok &= (self.hard_pairs.take(self._literals(pos, neg)) > SMALLEST[pos.dtype]).all(dim=1)
         return ok
 
     def _literals(self, pos: Tensor, neg: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class Mixture:
             odds = torch.cat([odds, torch.ones_like(odds[:, :1])], dim=1)
         weight = odds * scale
         mass = weight.sum(dim=1)
-        fine = (mass > SMALLEST) & (mass < 1 / SMALLEST)
+        fine = (mass > SMALLEST[pos.dtype]) & (mass < 1 / SMALLEST[pos.dtype])
         share = weight / mass[:, None]
         out = rho
         if cubes is not None:

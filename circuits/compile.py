@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurosym.circuits.closed_forms import Mixture, find_mixture, find_star
-from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, FastKernel, Part
+from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, FastKernel, Part, working
 from neurosym.circuits.eliminate import compile_elimination
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.factors import Factor, connected_components, group_factor, rule_factor
@@ -215,7 +215,7 @@ def marginals(
 
 def mix(compiled: CompiledKnowledge, p: Tensor) -> Tensor:
     """:func:`marginals` without the check of ``p``."""
-    work = p if p.dtype == torch.float64 or p.device.type == "mps" else p.to(torch.float64)
+    work = working(p)
     pos, neg = compiled.literal_weights(work)
     return weighted_marginals(compiled, work, pos, neg).to(p.dtype)
 

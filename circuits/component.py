@@ -22,6 +22,18 @@ CircuitName = Literal["rules", "exclusive"]
 ClassKind = Literal["binary", "categorical"]
 
 
+def working(x: Tensor) -> Tensor:
+    """``x`` in the precision of all circuit arithmetic: float64, where the device has it."""
+    return x if x.device.type == "mps" else x.to(torch.float64)
+
+
+def _rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+    """Both tensors broadcast, flattened to [B, m] and in working precision; and their common shape."""
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    a, b = (working(x).reshape(-1, shape[-1]) for x in torch.broadcast_tensors(a, b))
+    return a, b, shape
+
+
 class FastKernel(Protocol):
     """A closed form for :meth:`Component.marginals` and :meth:`Component.log_partition`."""
 
@@ -59,16 +71,16 @@ class Component:
     def log_partition(self, log_pos: Tensor, log_neg: Tensor) -> Tensor:
         """log Z from the logs of the literal weights, [..., m] -> [...]; differentiable, -inf where no world is left.
 
-        Violated soft rules count exp(-w) and satisfied ones 1.
+        Violated soft rules count exp(-w) and satisfied ones 1. Like all methods here it computes and answers in
+        float64.
         """
-        shape = torch.broadcast_shapes(log_pos.shape, log_neg.shape)
-        log_pos, log_neg = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(log_pos, log_neg))
-        return circuit_log_partition(self.plan, log_pos, log_neg, logs=True).reshape(shape[:-1])
+        log_pos, log_neg, shape = _rows(log_pos, log_neg)
+        found = circuit_log_partition(self.plan, log_pos, log_neg, logs=True)
+        return found.reshape(shape[:-1])
 
     def log_count(self, pos: Tensor, neg: Tensor) -> Tensor:
         """log Z from the literal weights themselves: same as above, with right gradients at weight 0."""
-        shape = torch.broadcast_shapes(pos.shape, neg.shape)
-        pos, neg = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(pos, neg))
+        pos, neg, shape = _rows(pos, neg)
         return circuit_log_partition(self.plan, pos, neg, logs=False).reshape(shape[:-1])
 
     def marginals(self, pos: Tensor, neg: Tensor) -> Tensor:
@@ -76,11 +88,10 @@ class Component:
 
         Differentiable once, right at weights 0 and 1; NaN in rows without a world.
         """
-        shape = torch.broadcast_shapes(pos.shape, neg.shape)
-        flat_pos, flat_neg = (x.reshape(-1, shape[-1]) for x in torch.broadcast_tensors(pos, neg))
+        pos, neg, shape = _rows(pos, neg)
         if self.kernel is not None:
-            return self.kernel.marginals(flat_pos, flat_neg, self.circuit_marginals).reshape(shape)
-        return self.circuit_marginals(flat_pos, flat_neg).reshape(shape)
+            return self.kernel.marginals(pos, neg, self.circuit_marginals).reshape(shape)
+        return self.circuit_marginals(pos, neg).reshape(shape)
 
     def circuit_marginals(self, pos: Tensor, neg: Tensor) -> Tensor:
         """The same through the circuit, never the closed form; [B, m]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neurosym.circuits.compile import check_probabilities, mixing_weights, weighted_marginals
-from neurosym.circuits.component import CompiledKnowledge
+from neurosym.circuits.component import CompiledKnowledge, working
 
 
 class CircuitLayer(nn.Module):
@@ -46,7 +46,7 @@ class CircuitLayer(nn.Module):
         """
         if self.check:
             p = check_probabilities(p, self.compiled.kb.num_predicates)
-        work = p if p.device.type == "mps" else p.to(torch.float64)
+        work = working(p)
         pos, neg = self.compiled.literal_weights(work)
         shares = self.shares.to(device=p.device, dtype=work.dtype)
         return weighted_marginals(self.compiled, work, pos, neg, shares).to(p.dtype)

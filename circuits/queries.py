@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neurosym.circuits.columns import Columns
 from neurosym.circuits.compile import as_compiled, check_probabilities, weighted_marginals
-from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, Part
+from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, Part, working
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.evaluate import trace, upward
 from neurosym.errors import InputError
@@ -67,7 +67,7 @@ def _prepare(
 ) -> tuple[Part, Tensor, Tensor, Tensor]:
     compiled = as_compiled(knowledge, circuit, class_kind)
     p = check_probabilities(p, compiled.kb.num_predicates)
-    work = p if p.dtype == torch.float64 or p.device.type == "mps" else p.to(torch.float64)
+    work = working(p)
     pos, neg = compiled.literal_weights(work)
     return select_part(compiled, part), p, pos, neg
 
@@ -115,7 +115,7 @@ def conditionals(
     compiled = as_compiled(knowledge, circuit, class_kind)
     p = check_probabilities(p, compiled.kb.num_predicates)
     known = evidence_tensor(compiled.kb, evidence).to(p.device)
-    work = p if p.dtype == torch.float64 or p.device.type == "mps" else p.to(torch.float64)
+    work = working(p)
     work = work.expand(torch.broadcast_shapes(work.shape, known.shape))
     known = known.expand(work.shape)
     pos, neg = compiled.literal_weights(work)
