@@ -1,9 +1,11 @@
 """Choosing the reasoning layer and BinCP's p, on a tuning split that is used for nothing else.
 
-The split is halved; each half in turn plays the calibration set and the other the test set, and the candidate with the
-smallest mean robust set wins (the first one on ties). Nothing here needs to be valid: candidates are fixed before
-calibration, so every theorem holds for the winner. Where a half is too small for a finite threshold its largest
-score stands in, so that candidates can still be compared.
+Cross-validation: each of ``FOLDS`` folds in turn plays the test set and the others the calibration set, and the mean
+robust set is what counts. The first layer (no rules) is the reference: another layer is taken only if its sets are
+smaller by more than one standard error of the paired differences over rows, since a small split would else pick
+winners by luck. Nothing here needs to be valid: candidates are fixed before calibration, so every theorem holds for
+the winner. Where the folds are too small for a finite threshold their largest score stands in, so that candidates
+can still be compared.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from neurosym.logic.knowledge import KnowledgeBase
 P_GRID: tuple[Number, ...] = ("0.5", "0.6", "0.7", "0.8", "0.9", "0.95")
 SCALES = (1.0, 2.0, 4.0)
 TUNING_STREAM = 2  # of the uniforms of randomised scores
+FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -79,20 +82,39 @@ def _threshold(values: np.ndarray, alpha: Number) -> float:
 
 
 def _folds(n: int, seed: int) -> np.ndarray:
-    """Fold 0 or 1 of each row, sizes as equal as can be."""
-    fold = np.zeros(n, dtype=np.int64)
-    fold[
-        np.random.Generator(np.random.Philox(key=np.array([seed, TUNING_STREAM], dtype=np.uint64))).permutation(n)[
-            : n // 2
-        ]
-    ] = 1
+    """Fold ``0 .. min(FOLDS, n // 2) - 1`` of each row, sizes as equal as can be."""
+    order = np.random.Generator(np.random.Philox(key=np.array([seed, TUNING_STREAM], dtype=np.uint64))).permutation(n)
+    fold = np.empty(n, dtype=np.int64)
+    fold[order] = np.arange(n) % min(FOLDS, n // 2)
     return fold
 
 
-def _row(reasoning: Reasoning, p: Number | None, sets: np.ndarray, truth: np.ndarray) -> TuningRow:
-    size, hit = float(sets.sum(axis=1).mean()), float(sets[np.arange(truth.size), truth].mean())
+@dataclass(frozen=True)
+class _Trial:
+    """A candidate's table row and the size of its set for each tuning row, float64 ``[n]``."""
+
+    row: TuningRow
+    sizes: np.ndarray
+
+
+def _trial(reasoning: Reasoning, p: Number | None, sets: np.ndarray, rows: np.ndarray, truth: np.ndarray) -> _Trial:
+    """``sets`` bool ``[n, K]`` belong to ``rows``; ``truth`` is in the original order."""
+    ordered = np.empty_like(sets)
+    ordered[rows] = sets
+    sizes = ordered.sum(axis=1).astype(np.float64)
     text = None if p is None else to_text(level(p, "p"))
-    return TuningRow(reasoning.circuit, reasoning.scale, text, size, hit)
+    hit = float(ordered[np.arange(truth.size), truth].mean())
+    return _Trial(TuningRow(reasoning.circuit, reasoning.scale, text, float(sizes.mean()), hit), sizes)
+
+
+def _choose(trials: list[tuple[Reasoning, _Trial]]) -> tuple[Reasoning, _Trial]:
+    """The smallest mean set, if it beats the best trial of the first layer by more than one paired standard error."""
+    first = trials[0][0]
+    reference = min((pair for pair in trials if pair[0] is first), key=lambda pair: pair[1].row.mean_size)
+    best = min(trials, key=lambda pair: pair[1].row.mean_size)
+    difference = reference[1].sizes - best[1].sizes
+    error = float(difference.std(ddof=1)) / math.sqrt(difference.size)
+    return best if float(difference.mean()) > error else reference
 
 
 @dataclass(frozen=True)
@@ -108,26 +130,31 @@ class _Task:
     fold: np.ndarray
     u: np.ndarray
 
-    def single(self, source: Evidence, reasoning: Reasoning, alpha: Number) -> list[TuningRow]:
+    @property
+    def folds(self) -> range:
+        return range(int(self.fold.max()) + 1)
+
+    def single(self, source: Evidence, reasoning: Reasoning, alpha: Number) -> list[_Trial]:
         """Vanilla and RCP1: one score a label, one threshold."""
         kind = draws.kind_of(source, reasoning, self.score)
         values = draws.one_score(source, reasoning, kind, self.u)
         mine = values[np.arange(self.truth.size), self.truth]
-        q = np.array([_threshold(mine[self.fold != f], alpha) for f in (0, 1)])
-        return [_row(reasoning, None, values <= q[self.fold][:, None], self.truth)]
+        q = np.array([_threshold(mine[self.fold != f], alpha) for f in self.folds])
+        rows = np.arange(self.truth.size)
+        return [_trial(reasoning, None, values <= q[self.fold][:, None], rows, self.truth)]
 
     def bincp(
         self, source: SampleEvidence | draws.ScoreEvidence, reasoning: Reasoning, grid: Sequence[Number]
-    ) -> list[TuningRow]:
+    ) -> list[_Trial]:
         """All p at once in two passes: order statistics, then votes below the other fold's thresholds."""
         kind = draws.kind_of(source, reasoning, self.score)
         at_test = source.trials if self.trials_test is None else self.trials_test
         plans = [bincp.votes_plan(self.alpha, self.radius, source.sigma, source.trials, at_test, p) for p in grid]
         ks = tuple(math.ceil(level(p, "p") * source.trials) for p in grid)
         lambdas = bincp.calibration_lambdas(source, self.truth, reasoning, kind, self.u, ks)
-        q = np.empty((2, len(grid)))
+        q = np.empty((len(self.folds), len(grid)))
         for column, (budget, _) in enumerate(plans):
-            for f in (0, 1):
+            for f in self.folds:
                 q[f, column] = _threshold(lambdas[self.fold != f, column], amount(budget, "conformal"))
         # votes of the source's own draws stand for the planned number of test draws
         needed = np.array([int(d["votes_needed"]) for _, d in plans]) * source.trials / at_test
@@ -138,13 +165,13 @@ class _Task:
             votes = np.stack([(found <= cut[:, None, None, j]).sum(axis=1) for j in range(len(grid))])
             sets.append(votes >= needed[:, None, None])
             order.append(rows)
-        truth, every = self.truth[np.concatenate(order)], np.concatenate(sets, axis=1)
-        return [_row(reasoning, p, every[j], truth) for j, p in enumerate(grid)]
+        rows, every = np.concatenate(order), np.concatenate(sets, axis=1)
+        return [_trial(reasoning, p, every[j], rows, self.truth) for j, p in enumerate(grid)]
 
-    def colep(self, source: VoteEvidence | BoxEvidence, reasoning: Reasoning) -> list[TuningRow]:
-        """Calibrate on one half, predict on the other, and the other way round."""
+    def colep(self, source: VoteEvidence | BoxEvidence, reasoning: Reasoning) -> list[_Trial]:
+        """Calibrate on all folds but one, predict on that one, for each."""
         parts = []
-        for f in (0, 1):
+        for f in self.folds:
             train, test = np.flatnonzero(self.fold != f), np.flatnonzero(self.fold == f)
             made = colep.calibrate(
                 source.take(train),
@@ -160,7 +187,7 @@ class _Task:
             seen = colep.observe(source.take(test), made, reasoning=reasoning)
             parts.append((test, colep.predict(made, seen, reasoning=reasoning)))
         sets = np.concatenate([part for _, part in parts])
-        return [_row(reasoning, None, sets, self.truth[np.concatenate([rows for rows, _ in parts])])]
+        return [_trial(reasoning, None, sets, np.concatenate([rows for rows, _ in parts]), self.truth)]
 
 
 def tune(
@@ -177,7 +204,7 @@ def tune(
     trials_test: int | None = None,
     seed: int = 0,
 ) -> Tuned:
-    """The layer (and p) with the smallest mean robust set.
+    """The layer (and p) with the smallest mean robust set, the first layer unless another is clearly better.
 
     Args:
         evidence: the tuning split, of the kind that ``method`` takes; at least 4 rows.
@@ -196,7 +223,7 @@ def tune(
     task = _Task(alpha, radius, score, bound, trials_test, truth, _folds(evidence.n, seed), u)
     if method == "colep" and isinstance(evidence, SampleEvidence):
         evidence = votes_from_samples(evidence)
-    rows: list[tuple[Reasoning, TuningRow]] = []
+    trials: list[tuple[Reasoning, _Trial]] = []
     for layer in layers:
         reasoning = draws.reasoning_for(evidence, layer)
         if method == "vanilla":
@@ -212,9 +239,9 @@ def tune(
             raise InputError(
                 f"method: {method!r} cannot use {type(evidence).__name__}; see vanilla, rcp1, bincp, colep"
             )
-        rows += [(reasoning, row) for row in found]
-    best, row = min(rows, key=lambda pair: pair[1].mean_size)
-    return Tuned(best, row.p, tuple(item for _, item in rows), evidence.n)
+        trials += [(reasoning, item) for item in found]
+    best, chosen = _choose(trials)
+    return Tuned(best, chosen.row.p, tuple(item.row for _, item in trials), evidence.n)
 
 
 def as_record(tuned: Tuned) -> dict[str, object]:

@@ -1,0 +1,360 @@
+"""What the command line runs: configuration or evidence files in; certificate, sets and report out."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from neurosym.certify.config import CertifyConfig
+from neurosym.certify.sources import Source, demo_config, load_source, noise_samples
+from neurosym.certify.study import Finding, Settings, Split, advice, certify_split, radius_curve, split_rows
+from neurosym.errors import InputError
+
+if TYPE_CHECKING:
+    from neurosym.certify.attacked import Attacked
+    from neurosym.certify.evidence import Evidence
+    from neurosym.certify.report import Example, ReportExtras
+    from neurosym.certify.schema import CertifiedCoverage, RuleUse
+    from neurosym.logic.knowledge import KnowledgeBase
+
+__all__ = ["FileOptions", "Outcome", "certify_config", "certify_files", "demo_config"]
+
+WORK = ".work"  # folder inside --out that holds what an interrupted run can go on from
+SHOWN = 12  # example images in the report
+REPORTED_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Options of a certification from evidence files; numbers as decimal text."""
+
+    method: str = "colep"
+    score: str = "lac"
+    circuit: Literal["auto", "none", "rules", "exclusive"] = "auto"
+    bound: Literal["exact", "decoupled"] = "exact"
+    alpha: str = "0.1"
+    radius: str = "0"
+    seed: int = 0
+    tune: float = 0.2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``summary``: flat and JSON-able; ``files``: what was written, by name."""
+
+    summary: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def writable(out: Path) -> None:
+    """Make ``out`` and prove that files can be written there, before any work starts.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".probe.tmp"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{out}: cannot write here ({error.strerror}); give another --out") from None
+
+
+def _settings(config: CertifyConfig) -> Settings:
+    return Settings(
+        config.method, config.alpha, config.radius, config.score, config.circuit, config.bound, config.seed
+    )
+
+
+def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, progress: bool = True) -> Outcome:
+    """Certify a network on its data and write ``certificate.json``, ``sets.npz`` and ``report.html`` to ``out``.
+
+    Network outputs under noise are kept in ``out/.work`` until the end, so that ``resume`` continues an interrupted
+    run with the same numbers.
+
+    Raises:
+        InputError: anything wrong with configuration, model, data or rules.
+    """
+    from neurosym.certify.attacked import attack_rows
+
+    start = time.perf_counter()
+    source = load_source(config)
+    split = split_rows(len(source.images), config.seed, config.splits.tune, config.splits.calibrate)
+    settings = _settings(config)
+    settings.classifier(source.kb)
+    if config.method == "vanilla" and settings.radius != "0":
+        raise InputError(f"method vanilla: radius {config.radius} cannot be certified; use bincp, rcp1 or colep")
+    writable(out)
+    samples = noise_samples(config, source, out / WORK, resume=resume, progress=progress)
+    evidence = _method_evidence(config.method, samples)
+    parts = [evidence.take(rows) for rows in (split.tune, split.calibrate, split.test)]
+    tuning = parts[0] if len(split.tune) else None
+    finding = certify_split(tuning, parts[1], parts[2], source.kb, settings)
+    plain = _without_rules(finding, tuning, parts[1], parts[2], source.kb, settings)
+    worlds = _worlds(samples, split.test)
+    attacked = None
+    if config.attack.images and config.method != "vanilla":
+        attacked = attack_rows(config, source, finding, split.test[: config.attack.images], progress=progress)
+    seconds = time.perf_counter() - start
+    outcome = _write(
+        out,
+        finding,
+        classes=source.predicates[: source.num_classes],
+        predicates=source.predicates,
+        kb=source.kb,
+        index=split.test,
+        rules=_rules(source.kb, source.predicates, worlds),
+        extras=_extras(source, finding, plain, split),
+        provenance=_provenance(config, source, split, attacked),
+        summary={**_summary(finding, plain, split, attacked), "seconds": round(seconds, 1)},
+    )
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    return outcome
+
+
+def certify_files(cal: Path, test: Path | None, rules: Path | None, options: FileOptions, out: Path) -> Outcome:
+    """Certify from evidence files: no network runs here. Without ``test`` the calibration file is split in two.
+
+    Raises:
+        InputError: anything wrong with the files or their fit.
+    """
+    import hashlib
+
+    from neurosym.certify.evidence import load_evidence
+    from neurosym.logic.knowledge import KnowledgeBase
+
+    start = time.perf_counter()
+    kb = KnowledgeBase.from_yaml(rules) if rules is not None else None
+    calibration = _with_classes(load_evidence(cal), kb)
+    if calibration.labels is None:
+        raise InputError(f"{cal}: field 'labels' is missing; calibration needs one label a row")
+    files = {"calibration": hashlib.sha256(cal.read_bytes()).hexdigest()}
+    settings = Settings(
+        options.method, options.alpha, options.radius, options.score, options.circuit, options.bound, options.seed
+    )
+    share = options.tune if options.circuit == "auto" or options.method == "bincp" else 0.0
+    if test is None:
+        split = split_rows(calibration.n, options.seed, share, 0.5 * (1 - share))
+        evaluated = calibration.take(split.test)
+    else:
+        evaluated = _with_classes(load_evidence(test), kb)
+        if evaluated.predicates != calibration.predicates:
+            raise InputError(f"{test}: field 'predicates' differs from that of {cal}; evidence must name the same columns")
+        cut = split_rows(2 * calibration.n, options.seed, 0, 0.5) if share == 0 else None
+        rows = np.arange(calibration.n)
+        tune_rows = rows[:0] if cut is not None else split_rows(calibration.n, options.seed, share, (1 - share) / 2).tune
+        split = Split(tune_rows, np.setdiff1d(rows, tune_rows), np.arange(evaluated.n))
+        files["test"] = hashlib.sha256(test.read_bytes()).hexdigest()
+    if options.method == "vanilla" and settings.radius != "0":
+        raise InputError(f"method vanilla: radius {options.radius} cannot be certified; use colep, bincp or rcp1")
+    tuning = calibration.take(split.tune) if len(split.tune) else None
+    finding = certify_split(tuning, calibration.take(split.calibrate), evaluated, kb, settings)
+    plain = _without_rules(finding, tuning, calibration.take(split.calibrate), evaluated, kb, settings)
+    provenance = {
+        "evidence_sha256": files,
+        "seed": options.seed,
+        "rows": {"tune": split.tune.tolist(), "calibrate": split.calibrate.tolist()},
+        **_environment(),
+    }
+    writable(out)
+    return _write(
+        out,
+        finding,
+        classes=calibration.predicates[: calibration.num_classes],
+        predicates=calibration.predicates,
+        kb=kb,
+        index=split.test,
+        rules=[],
+        extras=None,
+        provenance=provenance,
+        summary={**_summary(finding, plain, split, None), "seconds": round(time.perf_counter() - start, 1)},
+    )
+
+
+def _with_classes(evidence: Any, kb: KnowledgeBase | None) -> Any:
+    """Evidence files do not say how many columns are classes; the rules do."""
+    from dataclasses import replace
+
+    if kb is None or evidence.num_classes == kb.num_classes:
+        return evidence
+    if evidence.predicates[: kb.num_classes] != kb.classes:
+        raise InputError(f"field 'predicates': must begin with the classes of the rules: {', '.join(kb.classes)}")
+    return replace(evidence, num_classes=kb.num_classes)
+
+
+def _method_evidence(method: str, samples: Any) -> Any:
+    """COLEP reads hard votes; the others read the samples."""
+    from neurosym.certify.evidence import votes_from_samples
+
+    return votes_from_samples(samples) if method == "colep" else samples
+
+
+def _without_rules(
+    finding: Finding,
+    tuning: Evidence | None,
+    calibration: Evidence,
+    test: Evidence,
+    kb: KnowledgeBase | None,
+    settings: Settings,
+) -> Finding:
+    """The same certification by the network alone, for comparison."""
+    from dataclasses import replace
+
+    reasoning = finding.classifier.reasoning
+    if reasoning is None or reasoning.circuit == "none":
+        return finding
+    return certify_split(tuning, calibration, test, kb, replace(settings, circuit="none"))
+
+
+def _worlds(samples: Any, rows: np.ndarray) -> np.ndarray:
+    """bool ``[n, V]``: what the majority of draws says of each predicate."""
+    from neurosym.certify.evidence import votes_from_samples
+
+    votes = votes_from_samples(samples.take(rows))
+    worlds = votes.votes > votes.trials / 2
+    return np.asarray(worlds)
+
+
+def _rules(kb: KnowledgeBase | None, predicates: tuple[str, ...], worlds: np.ndarray) -> list[RuleUse]:
+    from neurosym.certify.report import rule_use
+
+    if kb is None:
+        return []
+    return rule_use(kb, worlds[:, [predicates.index(name) for name in kb.predicates]])
+
+
+def _extras(source: Source, finding: Finding, plain: Finding, split: Split) -> ReportExtras:
+    """Example images: first those whose set reasoning changed, then the largest sets."""
+    from neurosym.certify.report import Example, ReportExtras
+
+    names = source.predicates[: source.num_classes]
+    changed = (finding.sets != plain.sets).any(axis=1)
+    order = np.lexsort((-finding.sets.sum(axis=1), ~changed))[:SHOWN]
+
+    def listed(row: np.ndarray) -> tuple[str, ...]:
+        return tuple(names[i] for i in np.flatnonzero(row))
+
+    def example(row: int) -> Example:
+        image = source.images.images[split.test[row]].transpose(1, 2, 0)
+        label = names[int(source.images.labels[split.test[row]])]
+        return Example(image, label, listed(plain.sets[row]), listed(finding.sets[row]))
+
+    return ReportExtras(title=f"Certified prediction sets: {source.images.name}", examples=[example(int(r)) for r in order])
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _provenance(config: CertifyConfig, source: Source, split: Split, attacked: Attacked | None) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(),
+        "weights_sha256": source.weights_sha256,
+        "data": {"name": source.images.name, "sha256": source.images.digest(), "images": len(source.images)},
+        "rules_sha256": None if source.kb is None else source.kb.digest(),
+        "noise_seed": config.seed,
+        "rows": {"tune": split.tune.tolist(), "calibrate": split.calibrate.tolist()},
+        "attack": None if attacked is None else attacked.record(),
+        **_environment(),
+    }
+
+
+def _summary(finding: Finding, plain: Finding, split: Split, attacked: Attacked | None) -> dict[str, Any]:
+    from neurosym.certify.certificate import clopper_pearson
+
+    record = finding.calibrated
+    summary: dict[str, Any] = {
+        "method": record.method,
+        "score": record.score,
+        "alpha": record.alpha,
+        "radius": record.radius,
+        "sigma": record.sigma,
+        "trials": record.trials,
+        "n_tune": len(split.tune),
+        "n_calibration": record.n,
+        "n_test": len(finding.sets),
+        "circuit": str(record.reasoning.get("circuit")),
+        "scale": float(record.reasoning.get("scale", 1.0)),
+        "coverage": finding.coverage,
+        "coverage_lower": None,
+        "coverage_upper": None,
+        "mean_size": finding.mean_size,
+        "model_only_mean_size": plain.mean_size,
+        "certified_coverage": None if finding.certified is None else finding.certified.lower,
+        "attacked_coverage": None if attacked is None else attacked.coverage,
+        "attacked_images": 0 if attacked is None else attacked.images,
+        "trivial": record.trivial,
+        "advice": advice(record),
+    }
+    if finding.labels is not None and len(finding.sets):
+        covered = int(finding.sets[np.arange(len(finding.sets)), finding.labels].sum())
+        interval = clopper_pearson(covered, len(finding.sets))
+        summary |= {"coverage_lower": interval.lower.value, "coverage_upper": interval.upper.value}
+    return summary
+
+
+def _certified(finding: Finding) -> CertifiedCoverage | None:
+    from neurosym.certify.schema import CertifiedCoverage, Real
+
+    bound = finding.certified
+    if bound is None:
+        return None
+    return CertifiedCoverage(
+        points=bound.points,
+        successes=bound.successes,
+        delta=bound.evaluation_failure,
+        point_failure=bound.point_failure,
+        lower=Real.of(bound.lower),
+        note=f"{bound.note}; each point certified up to failure probability {bound.point_failure}",
+    )
+
+
+def _write(
+    out: Path,
+    finding: Finding,
+    *,
+    classes: tuple[str, ...],
+    predicates: tuple[str, ...],
+    kb: KnowledgeBase | None,
+    index: np.ndarray,
+    rules: list[RuleUse],
+    extras: ReportExtras | None,
+    provenance: Mapping[str, Any],
+    summary: dict[str, Any],
+) -> Outcome:
+    from neurosym.certify.certificate import build_certificate, write_run
+    from neurosym.certify.tuning import as_record
+
+    certificate = build_certificate(
+        finding.calibrated,
+        classes=classes,
+        predicates=predicates if kb is None else kb.predicates,
+        observation=finding.observation,
+        sets=finding.sets,
+        test_labels=finding.labels,
+        index=index,
+        knowledge=None if kb is None else kb.canonical(),
+        tuning=None if finding.tuned is None else as_record(finding.tuned),
+        provenance=provenance,
+        certified=_certified(finding),
+        curve=radius_curve(finding),
+        rules=rules,
+    )
+    files = write_run(out, certificate, finding.observation, finding.sets, finding.labels, index=index, extras=extras)
+    return Outcome(summary, {name: str(path) for name, path in files.items()})

@@ -1,0 +1,154 @@
+"""From a configuration to a network, its images and its outputs under noise."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurosym.certify.config import CertifyConfig, DataSection
+from neurosym.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from neurosym.certify.evidence import CachedSamples
+    from neurosym.logic.knowledge import KnowledgeBase
+    from neurosym.models.data import ImageSet
+
+
+def demo_folder() -> Path:
+    """Where the bundled demo lies: ``neurosym/demo`` of the installed package."""
+    import neurosym
+
+    return Path(neurosym.__file__).resolve().parent / "demo"
+
+
+def demo_config() -> CertifyConfig:
+    """The bundled demonstration: a GTSRB-12 network, 30 rules and a few hundred real test images."""
+    folder = demo_folder()
+    return CertifyConfig.model_validate(
+        {
+            "model": str(folder / "model"),
+            "data": {"name": "demo"},
+            "rules": str(folder / "rules.yaml"),
+            "alpha": "0.1",
+            "radius": "0.25",
+            "sigma": "0.25",
+            "trials": 128,
+            "attack": {"images": 24, "steps": 10, "draws": 8},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network, its images and the rules over its outputs.
+
+    Attributes:
+        model: network in eval mode, images in [0, 1] to logits.
+        images: the images, ``n`` of them, in their order in the data set.
+        kb: rules over the predicates, or None.
+        predicates, num_classes: names of the network's outputs, classes first.
+        weights_sha256: hash of the network's weights.
+    """
+
+    model: nn.Module
+    images: ImageSet
+    kb: KnowledgeBase | None
+    predicates: tuple[str, ...]
+    num_classes: int
+    weights_sha256: str
+
+
+def load_data(section: DataSection, seed: int) -> ImageSet:
+    """The images of a configuration, subsampled uniformly when ``limit`` is set.
+
+    Raises:
+        InputError: unknown or missing data.
+    """
+    from neurosym.models.data import load_images, load_mosaic, load_npz
+
+    if section.name == "demo":
+        folder = demo_folder()
+        try:
+            with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+                labels = archive["labels"]
+        except OSError:
+            raise InputError(f"{folder / 'labels.npz'}: the demo images are missing; install neurosym again") from None
+        images = load_mosaic(folder / "images.webp", labels)
+    elif section.name.endswith(".npz"):
+        images = load_npz(section.name)
+    else:
+        root = section.root or os.environ.get("NEUROSYM_DATA")
+        if root is None:
+            raise InputError(f"data {section.name}: set data.root or the NEUROSYM_DATA environment variable")
+        images = load_images(section.name, root, section.split)
+    if section.limit is not None and section.limit < len(images):
+        rows = np.random.default_rng(seed).choice(len(images), section.limit, replace=False)
+        images = images.take(np.sort(rows))
+    return images
+
+
+def load_source(config: CertifyConfig) -> Source:
+    """Load network, images and rules, and check that they fit together.
+
+    Raises:
+        InputError: whatever does not fit, named.
+    """
+    from neurosym.logic.knowledge import KnowledgeBase
+    from neurosym.models.checkpoint import weights_digest
+    from neurosym.models.loading import load_model
+
+    kb = KnowledgeBase.from_yaml(config.rules) if config.rules is not None else None
+    images = load_data(config.data, config.seed)
+    options: dict[str, Any] = {"weights": config.weights, "mean": config.mean, "std": config.std}
+    if kb is not None:
+        options.update(predicates=kb.predicates, num_classes=kb.num_classes)
+    model = load_model(config.model, **{key: value for key, value in options.items() if value is not None})
+    names = getattr(model, "predicates", None)
+    classes = getattr(model, "num_classes", None)
+    if names is None or classes is None:
+        raise InputError(f"model {config.model}: its outputs have no names; give a rules file that names them")
+    names = tuple(str(name) for name in names)
+    if kb is not None and (names[:classes] != kb.classes or not set(kb.predicates) <= set(names)):
+        raise InputError(
+            f"{config.rules}: classes or concepts differ from the outputs of {config.model}: {', '.join(names[:4])}, ..."
+        )
+    if images.labels.max() >= classes:
+        raise InputError(f"data {config.data.name}: label {images.labels.max()} but the model has {classes} classes")
+    return Source(model, images, kb, names, int(classes), weights_digest(model))
+
+
+def noise_samples(
+    config: CertifyConfig, source: Source, folder: Path, *, resume: bool, progress: bool
+) -> CachedSamples:
+    """Network outputs under noise for every image, kept in ``folder`` so that an interrupted run can go on.
+
+    Without ``resume`` an earlier, unfinished run in ``folder`` is discarded.
+    """
+    import shutil
+
+    from neurosym.certify.sampling import ModelEvidence, cache_samples
+
+    if folder.exists() and not resume:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    evidence = ModelEvidence(
+        source.model,
+        source.images,
+        config.sigma,
+        config.trials,
+        config.seed,
+        predicates=source.predicates,
+        num_classes=source.num_classes,
+        labels=source.images.labels,
+        class_kind=config.class_kind,
+        device=config.device,
+        workers=config.workers,
+        progress=progress,
+    )
+    return cache_samples(evidence, folder / "samples")
