@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
+
+import neurosym
 from neurosym.certify.guarantee import describe
 from neurosym.certify.records import BudgetItem, Calibrated
 from neurosym.certify.schema import (
@@ -31,9 +34,6 @@ from neurosym.certify.schema import (
 )
 from neurosym.certify.verifier.digests import array_digest, document_digests, file_text
 from neurosym.certify.verifier.digests import digest as json_digest
-from pydantic import ValidationError
-
-import neurosym
 from neurosym.errors import InputError
 
 if TYPE_CHECKING:

@@ -95,12 +95,17 @@ class ClassRow(_Model):
 
 
 class CertifiedCoverage(_Model):
-    """Share of evaluation points whose worst case stays on the right side of the un-enlarged threshold."""
+    """Share of evaluation points whose worst case stays on the right side of the un-enlarged threshold.
+
+    ``delta`` is the failure probability of ``lower``; ``point_failure`` is b, that of the certificate of one point, and
+    ``lower = (L - b) / (1 - b)`` with L the Clopper-Pearson lower limit.
+    """
 
     points: int
     successes: int
     delta: str
     lower: Real
+    point_failure: str = "0"
     note: str = ""
 
 

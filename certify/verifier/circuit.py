@@ -24,6 +24,7 @@ from neurosym.certify.verifier.plans import Plan, build, components, dependence,
 from neurosym.certify.verifier.rules import Factor, Knowledge, NotRederivable, Part
 
 MAX_VERTICES = 256  # vertices of one box that are tried before a looser bound is used
+SMALL = 12  # predicates of a component of which a producer can be expected to try every corner
 MAX_LATTICE = 7  # variables of a factor whose lattice condition is checked on all pairs of worlds
 RISES, FALLS, FLAT, UNKNOWN = 1, -1, 0, 2
 
@@ -145,14 +146,23 @@ def _term(part: Part, target: int, softmax_classes: int) -> Term:
 
 @dataclass(frozen=True)
 class Bounded:
-    """A bound and whether nothing tighter is possible for each circuit by itself."""
+    """A bound of a class probability.
+
+    Attributes:
+        exact: each circuit by itself attains it. ``closed``: it is one corner of the box or a closed form, which every
+            sound producer reaches too; elsewhere a search may stop early and keep a label that it could drop.
+    """
 
     value: Decimal
     exact: bool
+    closed: bool
 
 
 class Circuits:
-    """Class probabilities of a reasoning layer. ``circuit`` is ``none``, ``rules`` or ``exclusive``."""
+    """Class probabilities of a reasoning layer. ``circuit`` is ``none``, ``rules`` or ``exclusive``.
+
+    ``simplex`` says that both sides of all sensors are paid for, so that bounds may use that a softmax sums to one.
+    """
 
     def __init__(self, knowledge: Knowledge | None, circuit: str, class_kind: str, classes: int) -> None:
         self.circuit, self.class_kind, self.classes = circuit, class_kind, classes
@@ -160,6 +170,7 @@ class Circuits:
         self._terms: dict[int, list[Term]] = {}
         self._known: dict[tuple[int, int, int, tuple[tuple[Decimal, Decimal], ...]], Bounded] = {}
         self.softmax = class_kind == "categorical"
+        self.simplex = True
         self.hard = False
         if knowledge is not None and circuit != "none":
             inner = [group for part in knowledge.parts for group in part.groups]
@@ -212,17 +223,18 @@ class Circuits:
         """Upper (RISES) or lower (FALLS) bound of P(class) over the box; None where no world is left."""
         with localcontext(WORK):
             if self.circuit == "none":
-                return Bounded(self._plain(target, box, side), True)
+                return Bounded(self._plain(target, box, side), True, True)
             terms = self.terms(target)
             if not terms:
-                return Bounded((box.upper if side > 0 else box.lower)[target], True)
-            total, weight, exact = Decimal(0), Decimal(0), True
+                return Bounded((box.upper if side > 0 else box.lower)[target], True, True)
+            total, weight, exact, closed = Decimal(0), Decimal(0), True, True
             for number, term in enumerate(terms):
                 found = self._term_bound(number, term, box, side)
                 if found is None:
                     return None
-                total, weight, exact = total + term.beta * found.value, weight + term.beta, exact and found.exact
-            return Bounded(total / weight, exact)
+                total, weight = total + term.beta * found.value, weight + term.beta
+                exact, closed = exact and found.exact, closed and found.closed
+            return Bounded(total / weight, exact, closed)
 
     def _plain(self, target: int, box: Box, side: int) -> Decimal:
         mine, others = (box.upper, box.lower) if side > 0 else (box.lower, box.upper)
@@ -250,10 +262,10 @@ class Circuits:
                 open_sides.append(variable)
             corner[variable] = high if direction * side > 0 else low
         own = self._weights(term.target, (box.upper if side > 0 else box.lower)[term.target])
-        if term.rivals and not self.one_corner and len(open_sides) <= MAX_VERTICES.bit_length() - 1:
+        if term.rivals and self.simplex and len(open_sides) <= MAX_VERTICES.bit_length() - 1:
             return self._simplex(term, box, side, corner, open_sides)
         if 2 ** len(open_sides) > MAX_VERTICES:
-            return Bounded(self._loose(term, box, side, corner, open_sides, own), False)
+            return Bounded(self._loose(term, box, side, corner, open_sides, own), False, False)
         best: Decimal | None = None
         for choice in itertools.product((box.lower, box.upper), repeat=len(open_sides)):
             for variable, ends in zip(open_sides, choice, strict=True):
@@ -263,7 +275,7 @@ class Circuits:
             if value is None:
                 return None
             best = value if best is None or (value - best) * side > 0 else best
-        return None if best is None else Bounded(best, True)
+        return None if best is None else Bounded(best, True, not open_sides or len(term.directions) < SMALL)
 
     def _simplex(
         self, term: Term, box: Box, side: int, corner: dict[int, Decimal], open_sides: Sequence[int]
@@ -272,7 +284,7 @@ class Circuits:
         rows = range(self.classes)
         least, most = sum(box.lower[c] for c in rows), sum(box.upper[c] for c in rows)
         whole = min(max(Decimal(1), least), most)
-        mine, c = term.target, term.target
+        mine = c = term.target
         if side > 0:
             own = min(box.upper[c], whole - (least - box.lower[c]))
         else:
@@ -295,7 +307,7 @@ class Circuits:
             if value is None:
                 return None
             best = value if best is None or (value - best) * side > 0 else best
-        return None if best is None else Bounded(best, True)
+        return None if best is None else Bounded(best, True, not open_sides)
 
     def _loose(
         self,

@@ -8,6 +8,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
+
 from neurosym.certify.schema import Real
 from neurosym.certify.verifier import scores
 from neurosym.certify.verifier.circuit import FALLS, RISES, Box, Circuits
@@ -43,7 +44,10 @@ def circuits_of(run: Run) -> Circuits:
     knowledge = read_knowledge(document, layer.circuit, Fraction(scale))
     if knowledge.predicates != tuple(certificate.predicates) or knowledge.classes != classes:
         raise Refused("the predicates of the rules are not those of the evidence")
-    return Circuits(knowledge, layer.circuit, layer.class_kind, classes)
+    circuits = Circuits(knowledge, layer.circuit, layer.class_kind, classes)
+    # with one corner for each class only one side of each sensor is paid for, and the sum of the others is out of reach
+    circuits.simplex = not (certificate.score == "lac" and layer.bound == "exact" and circuits.one_corner)
+    return circuits
 
 
 def required_sides(circuits: Circuits, kind: str, exact_bound: bool) -> int:
@@ -175,12 +179,9 @@ def _box_scores(run: Run, circuits: Circuits) -> str:
         for row, label in enumerate(table.labels):
             ends = [[hex_value(text, "interval") for text in rows[row]] for rows in (table.lower, table.upper)]
             box = _box(ends[0], ends[1], width, f"calibration row {row}")
-            low, high, exact = _class_interval(circuits, box, label)
-            bounds = {label: low}, {label: high}
-            lows, highs = ([side.get(c, Decimal(0)) for c in range(circuits.classes)] for side in bounds)
-            value = scores.greatest(kind, lows, highs, label, _uniform(table.uniforms, row))
+            value, _, closed = greatest_score(circuits, kind, box, label, _uniform(table.uniforms, row))
             recorded = Decimal(hex_value(table.scores[row], "score"))
-            sure = exact and run.certificate.reasoning.bound == "exact"
+            sure = closed and run.certificate.reasoning.bound == "exact"
             if recorded < value - EXACT_TIE or (sure and recorded > value + POINT_TOLERANCE):
                 raise Refused(
                     f"calibration.scores row {row} is {float(recorded)!r}, but its intervals give {float(value)!r}"
@@ -190,15 +191,26 @@ def _box_scores(run: Run, circuits: Circuits) -> str:
     return f"{len(table.labels)} scores recomputed from intervals{note}"
 
 
-def _class_interval(circuits: Circuits, box: Box, label: int) -> tuple[Decimal, Decimal, bool]:
-    """Bounds of P(label) over the box and whether nothing tighter is possible; [0, 1] where no world is left."""
+def greatest_score(circuits: Circuits, kind: str, box: Box, label: int, u: Decimal) -> tuple[Decimal, bool, bool]:
+    """Supremum of the score of a label over the box, and whether it is exact and closed (see ``Bounded``)."""
+    wanted = range(circuits.classes) if kind in scores.K_ARY else (label,)
+    lows, highs = [Decimal(0)] * circuits.classes, [Decimal(0)] * circuits.classes
+    exact = closed = True
+    for c in wanted:
+        lows[c], highs[c], sharp, short = _class_interval(circuits, box, c)
+        exact, closed = exact and sharp, closed and short
+    return scores.greatest(kind, lows, highs, label, u), exact, closed
+
+
+def _class_interval(circuits: Circuits, box: Box, label: int) -> tuple[Decimal, Decimal, bool, bool]:
+    """Bounds of P(label) over the box, exact, closed; [0, 1] where no world is left."""
     low, high = circuits.bound(label, box, FALLS), circuits.bound(label, box, RISES)
     if low is None or high is None:
-        return Decimal(0), Decimal(1), False
-    return low.value, high.value, low.exact and high.exact
+        return Decimal(0), Decimal(1), False, False
+    return low.value, high.value, low.exact and high.exact, low.closed and high.closed
 
 
-def _test_boxes(run: Run) -> list[Box]:
+def observed_boxes(run: Run) -> list[Box]:
     width = len(run.certificate.predicates)
     if by_boxes(run):
         lower = array(run, "observed_lower", width, "f").tolist()
@@ -217,49 +229,70 @@ def _test_boxes(run: Run) -> list[Box]:
     return [Box([tables[0][count] for count in row], [tables[1][count] for count in row]) for row in rows]
 
 
-def _least_scores(run: Run, circuits: Circuits, box: Box, u: Decimal) -> list[tuple[Decimal, bool]]:
-    """Infimum of each label's score over the box, and whether it is exact."""
+def _least_scores(run: Run, circuits: Circuits, box: Box, u: Decimal) -> list[tuple[Decimal, bool, bool]]:
+    """Infimum of each label's score over the box, exact, closed."""
     kind, classes = run.certificate.score, range(circuits.classes)
     if kind == "lac":
         found = [circuits.bound(c, box, RISES) for c in classes]
-        return [(Decimal(0), False) if one is None else (1 - one.value, one.exact) for one in found]
+        return [(Decimal(0), False, False) if b is None else (1 - b.value, b.exact, b.closed) for b in found]
     intervals = [_class_interval(circuits, box, c) for c in classes]
     lows, highs = [one[0] for one in intervals], [one[1] for one in intervals]
-    exact = all(one[2] for one in intervals)
-    return [(scores.least(kind, lows, highs, c, u), exact) for c in classes]
+    exact, closed = all(one[2] for one in intervals), all(one[3] for one in intervals)
+    if kind != "binary_aps" and circuits.circuit != "none":
+        closed = closed and not circuits.softmax  # ranges of K-ary scores on a simplex are sound, not exact
+    return [(scores.least(kind, lows, highs, c, u), exact, closed) for c in classes]
+
+
+def _judge(
+    run: Run, circuits: Circuits, box: Box, u: Decimal, row_set: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Labels that belong to one set, labels that may be kept besides, and a label whose absence is not confirmed."""
+    certificate, threshold = run.certificate, Decimal(run.certificate.threshold.value)
+    expected, optional = np.zeros(row_set.shape, dtype=bool), np.zeros(row_set.shape, dtype=bool)
+    # where hard rules may leave no world, a producer must keep every label
+    lenient = circuits.hard and (bool(row_set.all()) or _pins(box))
+    for label, (value, exact, closed) in enumerate(_least_scores(run, circuits, box, u)):
+        if value <= threshold + EXACT_TIE and exact:
+            expected[label] = True
+        elif value <= threshold + EXACT_TIE and not row_set[label]:
+            return expected, optional, certificate.classes[label]
+        else:
+            sure = closed and not lenient and certificate.reasoning.bound == "exact"
+            optional[label] = not sure or value <= threshold + WIDENED
+    return expected, optional, None
 
 
 def colep_sets(run: Run) -> str:
     """A label stays when the least score over the box of its sensors is at most the threshold."""
     certificate, circuits = run.certificate, circuits_of(run)
-    width = len(certificate.classes)
-    sets = array(run, "sets", width, "b")
+    sets = array(run, "sets", len(certificate.classes), "b")
     expected, optional = np.zeros(sets.shape, dtype=bool), np.zeros(sets.shape, dtype=bool)
     if certificate.rank > certificate.n:
         return compare_sets(run, ~expected)
-    draws = array(run, "observed_uniforms", None, "f").tolist() if "observed_uniforms" in run.arrays else None
-    if draws is None and certificate.score != "lac":
-        raise Refused("sets.npz lacks observed_uniforms, which a randomised score needs")
-    threshold, unproved = Decimal(certificate.threshold.value), 0
+    draws = observed_uniforms_of(run)
     with localcontext(WORK):
-        for row, box in enumerate(_test_boxes(run)):
-            u = Decimal(1) if draws is None else Decimal(draws[row])
-            # where hard rules may leave no world, a producer must keep every label
-            lenient = circuits.hard and (bool(sets[row].all()) or _pins(box))
-            for label, (value, exact) in enumerate(_least_scores(run, circuits, box, u)):
-                if value <= threshold + EXACT_TIE and exact:
-                    expected[row, label] = True
-                elif value <= threshold + EXACT_TIE and not sets[row, label]:
-                    raise NotRederivable(
-                        f"row {row}: label {certificate.classes[label]} is left out, and the bound used here is "
-                        "not tight enough to confirm that"
-                    )
-                else:
-                    sure = exact and not lenient and certificate.reasoning.bound == "exact"
-                    optional[row, label] = not sure or value <= threshold + WIDENED
-                    unproved += bool(optional[row, label] and sets[row, label])
-    note = f"; {unproved} members kept on the safe side could be neither confirmed nor refuted" if unproved else ""
+        for row, box in enumerate(observed_boxes(run)):
+            expected[row], optional[row], doubtful = _judge(run, circuits, box, draws[row], sets[row])
+            if doubtful is not None:
+                raise NotRederivable(
+                    f"row {row}: label {doubtful} is left out, and the bound used here is not tight enough to "
+                    "confirm that"
+                )
+    kept = int((optional & sets).sum())
+    note = f"; {kept} members that a tighter bound might drop were kept, which is safe" if kept else ""
     return compare_sets(run, expected, optional) + note
+
+
+def observed_uniforms_of(run: Run) -> list[Decimal]:
+    """One uniform for each test row (1 where the score needs none)."""
+    if "observed_uniforms" not in run.arrays:
+        if run.certificate.score != "lac":
+            raise Refused("sets.npz lacks observed_uniforms, which a randomised score needs")
+        return [Decimal(1)] * run.certificate.test.n
+    values = array(run, "observed_uniforms", None, "f").tolist()
+    if not all(0 <= value <= 1 for value in values):
+        raise Refused("sets.npz: observed_uniforms are not all between 0 and 1")
+    return [Decimal(value) for value in values]
 
 
 def _pins(box: Box) -> bool:

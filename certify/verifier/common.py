@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
 from neurosym.certify.schema import Certificate, Real
 from neurosym.certify.verifier.rules import NotRederivable, Unreadable
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from neurosym.certify.schema import Certificate
-from neurosym.certify.verifier import colep, general, votes
-from neurosym.certify.verifier.common import Check, Run, attempt
 from pydantic import ValidationError
 
+from neurosym.certify.schema import Certificate
+from neurosym.certify.verifier import certified, colep, general, votes
+from neurosym.certify.verifier.common import Check, Run, attempt
 from neurosym.errors import InputError
 
 Work = Callable[[Run], str]
@@ -22,6 +22,10 @@ _SHARED_FIRST: tuple[tuple[str, Work], ...] = (
     ("plain sense", general.sanity),
     ("error budget", general.error_budget),
     ("rank and threshold", general.rank_and_threshold),
+)
+_SHARED_LAST: tuple[tuple[str, Work], ...] = (
+    ("metrics", general.metrics),
+    ("certified coverage", certified.certified_coverage),
 )
 _BY_METHOD: dict[str, tuple[tuple[str, Work], ...]] = {
     "vanilla": (("derived numbers", votes.vanilla_numbers), ("prediction sets", votes.score_sets)),
@@ -104,6 +108,6 @@ def verify(path: str | Path) -> VerifyResult:
         first_line = (str(error).splitlines() or [""])[0]
         return _no("prediction sets", f"{certificate.test.file} cannot be read ({first_line})")
     run = Run(certificate, document, text, arrays)
-    plan = (*_SHARED_FIRST, *_BY_METHOD[certificate.method], ("metrics", general.metrics))
+    plan = (*_SHARED_FIRST, *_BY_METHOD[certificate.method], *_SHARED_LAST)
     checks = tuple(attempt(name, work, run) for name, work in plan)
     return VerifyResult(all(check.ok for check in checks), checks)

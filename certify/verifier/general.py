@@ -8,6 +8,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
+
 from neurosym.certify.schema import Interval, Real
 from neurosym.certify.verifier.common import Refused, Run, array, budget, fraction, hex_value, real
 from neurosym.certify.verifier.digests import array_digest, digest, document_digests, file_text
@@ -134,7 +135,7 @@ def rank_and_threshold(run: Run) -> str:
     return f"rank {rank} of {n}, threshold {threshold!r}"
 
 
-def _close(recorded: Real, exact: Decimal, what: str) -> None:
+def close(recorded: Real, exact: Decimal, what: str) -> None:
     with localcontext(WORK):
         if abs(Decimal(recorded.value) - exact) > RELATIVE * max(abs(exact), Decimal("1e-30")):
             raise Refused(f"{what} is {recorded.decimal}, but the sets give {float(exact)!r}")
@@ -147,8 +148,8 @@ def _interval(recorded: Interval | None, successes: int, trials: int, what: str)
     if not 0 < confidence < 1:
         raise Refused(f"{what}: confidence {recorded.confidence} is not between 0 and 1")
     tail = (1 - confidence) / 2
-    _close(recorded.lower, limit_below(successes, trials, tail), f"{what}: lower limit")
-    _close(recorded.upper, limit_above(successes, trials, tail), f"{what}: upper limit")
+    close(recorded.lower, limit_below(successes, trials, tail), f"{what}: lower limit")
+    close(recorded.upper, limit_above(successes, trials, tail), f"{what}: upper limit")
 
 
 def metrics(run: Run) -> str:
@@ -166,13 +167,12 @@ def metrics(run: Run) -> str:
     for name, (recorded, actual) in facts.items():
         if recorded != actual:
             raise Refused(f"{name} is {recorded}, but the sets give {actual}")
-    _close(found.mean_size, as_decimal(Fraction(int(sizes.sum()), max(n, 1))), "mean set size")
+    close(found.mean_size, as_decimal(Fraction(int(sizes.sum()), max(n, 1))), "mean set size")
     labelled = "labels" in run.arrays
     if labelled and n:
         _coverage(run, sets, array(run, "labels", None, "i"))
     elif found.covered is not None or found.coverage is not None or found.per_class:
         raise Refused("coverage is recorded, but there are no test labels")
-    _certified(run)
     _curve(run)
     return f"{n} sets, mean size {found.mean_size.decimal}" + (f", {found.covered} covered" if labelled else "")
 
@@ -186,7 +186,7 @@ def _coverage(run: Run, sets: np.ndarray, labels: np.ndarray) -> None:
     covered = int(hit.sum())
     if found.covered != covered or found.coverage is None:
         raise Refused(f"covered is {found.covered}, but the sets and labels give {covered}")
-    _close(found.coverage, as_decimal(Fraction(covered, len(labels))), "coverage")
+    close(found.coverage, as_decimal(Fraction(covered, len(labels))), "coverage")
     _interval(found.interval, covered, len(labels), "coverage")
     if [row.name for row in found.per_class] != list(names):
         raise Refused("the rows for each class do not name the classes")
@@ -197,18 +197,6 @@ def _coverage(run: Run, sets: np.ndarray, labels: np.ndarray) -> None:
             raise Refused(f"class {row.name}: recorded counts are not those of the sets {facts}")
         if row.n:
             _interval(row.interval, row.covered, row.n, f"class {row.name}")
-
-
-def _certified(run: Run) -> None:
-    """The bound from its two counts, and the counts from ``evaluation_ok`` where that array is there."""
-    found = run.certificate.metrics.certified
-    if found is None:
-        return
-    delta = fraction(found.delta, "delta of the certified coverage")
-    if not 0 < delta < 1 or not 0 <= found.successes <= found.points:
-        raise Refused("certified coverage: counts or delta out of range")
-    exact = limit_below(found.successes, found.points, delta) if found.points else Decimal(0)
-    _close(found.lower, exact, "certified coverage: lower limit")
 
 
 def _curve(run: Run) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from neurosym.certify.verifier.common import Refused
-from neurosym.certify.verifier.rules import NotRederivable
 
 K_ARY = ("aps", "raps", "saps")
 KINDS = ("lac", "binary_aps", *K_ARY)
@@ -74,4 +73,16 @@ def greatest(kind: str, low: Sequence[Decimal], high: Sequence[Decimal], label: 
         return ONE - low[label]
     if kind == "binary_aps":
         return ONE - (ONE - u) * low[label] if low[label] < HALF else u * high[label]
-    raise NotRederivable(f"the supremum of {kind} over intervals has no independent form here")
+    others, bottom, top = [value for c, value in enumerate(high) if c != label], low[label], high[label]
+    if kind == "saps":
+        behind = sum(value > bottom for value in others)
+        worst = max(others) + (behind - 1 + u) * STEP if behind else u * top
+        return max(u * top, worst)
+    # between the upper ends of the others the score grows with p_y: the supremum is at its own upper end, or just
+    # below the upper end of another, which then still counts as larger
+    values = [_ranked(top, others, kind, u, Decimal(0))]
+    for end in (value for value in others if bottom < value <= top):
+        ahead = [value for value in others if value >= end]
+        penalty = PENALTY * max(len(ahead) + 1 - FREE, 0) if kind == "raps" else 0
+        values.append(u * end + sum(ahead, Decimal(0)) + penalty)
+    return max(values)

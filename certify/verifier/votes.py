@@ -7,6 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
+
 from neurosym.certify.verifier.common import Refused, Run, array, budget, compare_sets, fraction, integer, ratio, real
 from neurosym.certify.verifier.general import shifted_down
 from neurosym.certify.verifier.numbers import (

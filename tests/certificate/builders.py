@@ -9,9 +9,11 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from scipy import stats
@@ -146,9 +148,7 @@ def corner_scores(low: np.ndarray, high: np.ndarray, circuit: str) -> np.ndarray
     return 1 - best
 
 
-def colep_run(
-    circuit: str = "rules", seed: int = 0, n: int = 30, n_test: int = 8, draws: int = 50
-) -> dict[str, Any]:
+def colep_run(circuit: str = "rules", seed: int = 0, n: int = 30, n_test: int = 8, draws: int = 50) -> dict[str, Any]:
     """A COLEP run from votes; the box bounds come from all corners (these rules let each class share directions)."""
     rng = np.random.default_rng(seed)
     names, shift = CLASSES + CONCEPTS, 0.25
@@ -197,15 +197,17 @@ def colep_run(
     }  # fmt: skip
 
 
-def write(folder: Path, run: Mapping[str, Any], **more: Any) -> Path:
-    """Build the certificate of a run and write all three files."""
+def write(folder: Path, run: Mapping[str, Any], *, report: bool = False, **more: Any) -> Path:
+    """Build the certificate of a run and write all three files; the report is blank unless asked for (it is slow)."""
     common = {key: run[key] for key in ("observation", "sets", "test_labels")}
     certificate = build_certificate(
         run["calibrated"], classes=run["classes"], predicates=run["predicates"], knowledge=run["knowledge"],
         tuning={"split": "tuning", "chosen": "x"}, provenance={"seeds": {"noise": 7}, "device": "cpu"}, **common,
         **more,
     )  # fmt: skip
-    write_run(folder, certificate, **common)
+    blank = nullcontext() if report else patch("neurosym.certify.report.render_report", return_value="")
+    with blank:
+        write_run(folder, certificate, **common)
     return folder / "certificate.json"
 
 

@@ -96,7 +96,10 @@ def test_probability_equals_sum_over_worlds(circuit: str, kind: str) -> None:
         if trial % 5 == 0:
             p[int(rng.integers(3, 6))] = 0.0
         for target in range(3):
-            found, truth = layer.bound(target, Box(decimals(p), decimals(p)), RISES), oracle(p, doc, circuit, kind, target)
+            found, truth = (
+                layer.bound(target, Box(decimals(p), decimals(p)), RISES),
+                oracle(p, doc, circuit, kind, target),
+            )
             assert (found is None) == (truth is None)
             if found is not None:
                 assert float(found.value) == pytest.approx(truth, rel=1e-12, abs=1e-14)

@@ -11,6 +11,7 @@ from typing import Any
 import builders
 import numpy as np
 import pytest
+from scipy import stats
 
 from neurosym.certify.schema import Real
 from neurosym.certify.verifier import verify
@@ -265,6 +266,44 @@ def test_forged_votes_needed(originals: dict[str, Path], tmp_path: Path, step: i
 
     builders.forge(path, change)
     assert "votes_needed" in refused(path, "derived numbers")
+
+
+def with_certified(run: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The certified coverage of a run as the producer measures it."""
+    from neurosym.certify.coverage import certified_coverage
+    from neurosym.certify.schema import CertifiedCoverage
+
+    observation = run["observation"] | {"uniforms": np.ones(len(run["test_labels"]))}
+    bound = certified_coverage(run["calibrated"], observation, run["test_labels"])
+    assert bound is not None
+    found = CertifiedCoverage(
+        points=bound.points, successes=bound.successes, delta=bound.evaluation_failure,
+        point_failure=bound.point_failure, lower=Real.of(bound.lower),
+    )  # fmt: skip
+    return run, found
+
+
+@pytest.mark.parametrize("name", ["vanilla", "bincp", "colep-none"])
+def test_certified_coverage(name: str, tmp_path: Path) -> None:
+    run, found = with_certified(METHODS[name]())
+    path = builders.write(tmp_path / "run", run, certified=found)
+    assert verify(path).ok, verify(path).failed
+
+    def change_count(doc: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        entry = doc["metrics"]["certified"]
+        entry["successes"] += 1 if entry["successes"] < entry["points"] / 2 else -1
+        b, count, points = float(entry["point_failure"]), entry["successes"], entry["points"]
+        limit = stats.beta.ppf(float(entry["delta"]), count, points - count + 1)
+        entry["lower"] = real(float((limit - b) / (1 - b)))
+
+    def lift_bound(doc: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        entry = doc["metrics"]["certified"]["lower"]
+        entry.update(real(float.fromhex(entry["hex"]) + 1e-7))
+
+    for change, word in ((change_count, "points are said"), (lift_bound, "lower bound")):
+        shutil.copytree(tmp_path / "run", tmp_path / word)
+        builders.forge(tmp_path / word / "certificate.json", change)
+        assert word in refused(tmp_path / word / "certificate.json", "certified coverage")
 
 
 @pytest.mark.parametrize("circuit", ["colep-rules", "colep-exclusive"])
