@@ -182,9 +182,7 @@ def observe(
     same_sigma(source.sigma, calibrated)
     planned = int(calibrated.derived["trials_test"])
     if source.trials != planned:
-        raise InputError(
-            f"field 'trials': {source.trials} draws, but the calibration planned {planned} at test"
-        )
+        raise InputError(f"field 'trials': {source.trials} draws, but the calibration planned {planned} at test")
     reasoning = draws.reasoning_for(source, reasoning)
     u = uniforms(source.n, seed, TEST_STREAM)
     votes: np.ndarray | None = None

@@ -36,9 +36,7 @@ def split(alpha: Number, items: Sequence[Spend]) -> tuple[BudgetItem, ...]:
     for item in items:
         amount = total * DEFAULT_SHARE if item.amount is None else decimal(item.amount, item.name)
         if amount <= 0:
-            raise InputError(
-                f"budget item {item.name}: {item.amount} is not positive; give e.g. {to_text(total / 20)}"
-            )
+            raise InputError(f"budget item {item.name}: {item.amount} is not positive; give e.g. {to_text(total / 20)}")
         amounts.append(amount)
     rest = total - sum(amounts, Fraction(0))
     if rest <= 0:
@@ -47,9 +45,7 @@ def split(alpha: Number, items: Sequence[Spend]) -> tuple[BudgetItem, ...]:
             f"alpha: {to_text(total)} leaves nothing for calibration ({spent}); raise alpha, or spend at most "
             f"{to_text(total * DEFAULT_SHARE)} on each item and draw more noise samples"
         )
-    conformal = BudgetItem(
-        "conformal", to_text(rest), "miscoverage of the conformal threshold on exchangeable scores"
-    )
+    conformal = BudgetItem("conformal", to_text(rest), "miscoverage of the conformal threshold on exchangeable scores")
     extra = [BudgetItem(i.name, to_text(a), i.note) for i, a in zip(items, amounts, strict=True)]
     return (conformal, *extra)
 

@@ -43,7 +43,5 @@ def check_labels(labels: Any, n: int, classes: int) -> np.ndarray:
     array = numbers("labels", labels, "[n]", integer=True)
     if array.shape != (n,):
         raise InputError(f"field 'labels': {array.size} labels for {n} rows; give one label a row")
-    refuse_rows(
-        "labels", array, (array < 0) | (array >= classes), "is out of range", f"classes are 0..{classes - 1}"
-    )
+    refuse_rows("labels", array, (array < 0) | (array >= classes), "is out of range", f"classes are 0..{classes - 1}")
     return array

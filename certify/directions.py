@@ -126,8 +126,16 @@ def exclusive_directions(
     """Directions ``int8[classes, width]`` when exactly one class is true; shapes and values as above.
 
     Concepts that meet another concept in a factor get ``BOTH``; so do those of a factor without a table. Given the
-    class, the others are independent of them, and factors on classes alone only rescale the odds.
+    class, the others are independent of them, and factors on classes alone only rescale the odds. Concepts that are
+    linked to no class, not even through other concepts, say nothing about it.
     """
+    from neurosym.circuits.factors import connected_components
+
+    idle: set[int] = set()
+    inner = [[v for v in scope if v >= classes] for scope in scopes]
+    for variables, members in connected_components(inner):
+        if all(len(inner[i]) == len(scopes[i]) for i in members):
+            idle.update(variables)
     result = np.full((classes, classes), -1, dtype=np.int8)
     np.fill_diagonal(result, 1)
     result = np.concatenate([result, np.zeros((classes, width - classes), dtype=np.int8)], axis=1)
@@ -135,7 +143,7 @@ def exclusive_directions(
     log_f = np.zeros((classes, width, 2))
     joint: set[int] = set()
     for scope, table in zip(scopes, tables, strict=True):
-        concepts = [v for v in scope if v >= classes]
+        concepts = [v for v in scope if v >= classes and v not in idle]
         if len(concepts) > 1 or table is None:
             joint.update(concepts)
         elif concepts:

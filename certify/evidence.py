@@ -36,9 +36,7 @@ class _Record:
     def _finish(self, n: int, width: int) -> None:
         names = tuple(str(p) for p in self.predicates)
         if len(names) != width:
-            raise InputError(
-                f"field 'predicates': {len(names)} names for {width} columns; give one name a column"
-            )
+            raise InputError(f"field 'predicates': {len(names)} names for {width} columns; give one name a column")
         if len(set(names)) != len(names):
             twice = next(p for p in names if names.count(p) > 1)
             raise InputError(f"field 'predicates': {twice!r} occurs twice; names must differ")
@@ -54,9 +52,7 @@ class _Record:
 
     def _noise(self, sigma: float, positive: bool = True) -> None:
         if not np.isfinite(sigma) or sigma < 0 or (positive and sigma == 0):
-            raise InputError(
-                f"field 'sigma': {sigma} is not a positive number; give the noise's standard deviation"
-            )
+            raise InputError(f"field 'sigma': {sigma} is not a positive number; give the noise's standard deviation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +94,7 @@ class VoteEvidence(_Record):
         if self.trials < 1:
             raise InputError(f"field 'trials': {self.trials}; at least 1 noise draw is needed")
         outside = (votes < 0) | (votes > self.trials)
-        refuse_rows(
-            "votes", votes, outside, f"is not in 0..{self.trials}", "votes count draws out of 'trials'"
-        )
+        refuse_rows("votes", votes, outside, f"is not in 0..{self.trials}", "votes count draws out of 'trials'")
         object.__setattr__(self, "votes", votes)
         self._noise(self.sigma)
         self._finish(*votes.shape)
@@ -133,9 +127,7 @@ class BoxEvidence(_Record):
     def __post_init__(self) -> None:
         lower, upper = probabilities("lower", self.lower), probabilities("upper", self.upper)
         if lower.shape != upper.shape:
-            raise InputError(
-                f"field 'upper': shape {upper.shape} differs from that of 'lower', {lower.shape}"
-            )
+            raise InputError(f"field 'upper': shape {upper.shape} differs from that of 'lower', {lower.shape}")
         refuse_rows("lower", lower, lower > upper, "is above 'upper'", "swap the bounds")
         if not np.isfinite(self.radius) or self.radius < 0:
             raise InputError(f"field 'radius': {self.radius} is not a number >= 0")
@@ -219,9 +211,7 @@ class CachedSamples(_Record):
 
     def __post_init__(self) -> None:
         if self.codes.ndim != 3 or self.codes.dtype != np.uint16:
-            raise InputError(
-                f"field 'codes': {self.codes.dtype} {self.codes.shape}; give uint16 of shape [n,M,V]"
-            )
+            raise InputError(f"field 'codes': {self.codes.dtype} {self.codes.shape}; give uint16 of shape [n,M,V]")
         self._noise(self.sigma)
         self._finish(self.codes.shape[0], self.codes.shape[2])
 
@@ -283,9 +273,7 @@ def load_evidence(path: str | Path) -> ProbEvidence | VoteEvidence | BoxEvidence
     return evidence_file.load_evidence(path)
 
 
-def save_evidence(
-    path: str | Path, evidence: ProbEvidence | VoteEvidence | BoxEvidence | ScoreEvidence
-) -> None:
+def save_evidence(path: str | Path, evidence: ProbEvidence | VoteEvidence | BoxEvidence | ScoreEvidence) -> None:
     """Write an evidence file; see :func:`neurosym.certify.evidence_file.save_evidence`."""
     from neurosym.certify import evidence_file
 

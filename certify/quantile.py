@@ -65,9 +65,7 @@ def conformal_quantile(scores: np.ndarray, alpha: Number) -> float:
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 1:
-        raise InputError(
-            f"scores: shape {scores.shape}; give one score for each calibration point, shape [n]"
-        )
+        raise InputError(f"scores: shape {scores.shape}; give one score for each calibration point, shape [n]")
     bad = np.flatnonzero(np.isnan(scores))
     if bad.size:
         raise InputError(f"scores: row {bad[0]} is NaN; remove the row or mend the model")

@@ -98,6 +98,4 @@ def observe(
 def same_sigma(sigma: Number, calibrated: Calibrated) -> None:
     """Refuse test noise that differs from the calibration noise."""
     if decimal(sigma, "sigma") != decimal(calibrated.sigma, "sigma"):
-        raise InputError(
-            f"field 'sigma': {sigma}, but calibration used {calibrated.sigma}; use the same noise"
-        )
+        raise InputError(f"field 'sigma': {sigma}, but calibration used {calibrated.sigma}; use the same noise")

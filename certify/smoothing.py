@@ -79,7 +79,5 @@ def rcp1_level(alpha: Number, radius: Number, sigma: Number) -> Fraction:
         return exact_alpha
     value = float(gaussian_shift(float(exact_alpha), -float(ratio), "lower"))
     if value == 0.0:
-        raise InputError(
-            f"radius: {radius} at sigma {sigma} needs a level below 1e-190; use a smaller radius"
-        )
+        raise InputError(f"radius: {radius} at sigma {sigma} needs a level below 1e-190; use a smaller radius")
     return Fraction(value)

@@ -34,7 +34,7 @@ FOLDS = 10
 
 @dataclass(frozen=True)
 class TuningRow:
-    """One candidate: ``p`` is None except for BinCP; ``mean_size`` over both folds."""
+    """One candidate: ``p`` is None except for BinCP; ``mean_size`` over all rows."""
 
     circuit: str
     scale: float

@@ -28,9 +28,7 @@ def too_few(n: int, level: Number, why: str = "") -> tuple[str, ...]:
     """The note that every set is full, with the smallest number of points that would do."""
     if conformal_rank(n, level) <= n:
         return ()
-    return (
-        f"{n} calibration points are too few{why}: every set is full; at least {smallest_n(level)} are needed",
-    )
+    return (f"{n} calibration points are too few{why}: every set is full; at least {smallest_n(level)} are needed",)
 
 
 def calibrate(
@@ -54,9 +52,7 @@ def calibrate(
         InputError: a positive radius, box evidence, or bad labels.
     """
     if decimal(radius, "radius") != 0:
-        raise InputError(
-            f"radius: {radius}; vanilla promises nothing under attack, use 0 or rcp1, bincp, colep"
-        )
+        raise InputError(f"radius: {radius}; vanilla promises nothing under attack, use 0 or rcp1, bincp, colep")
     reasoning = draws.reasoning_for(evidence, reasoning)
     truth = draws.labels_of(evidence, labels, reasoning)
     kind = draws.kind_of(evidence, reasoning, score)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import mpmath
 import numpy as np
 import pytest
+from scipy import stats
+
 from neurosym.certify.confidence import (
     bernstein,
     binomial_lower,
@@ -17,8 +19,6 @@ from neurosym.certify.confidence import (
     dkw,
     hoeffding,
 )
-from scipy import stats
-
 from neurosym.errors import InputError
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from neurosym.certify.evidence import (
     BoxEvidence,
     CachedSamples,
@@ -22,7 +23,6 @@ from neurosym.certify.evidence import (
     save_evidence,
     votes_from_samples,
 )
-
 from neurosym.errors import InputError
 
 NAMES = ("cat", "dog", "fur")

@@ -7,9 +7,9 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from neurosym.certify.smoothing import gaussian_shift, radius_over_sigma, rcp1_level
 from scipy.special import ndtr
 
+from neurosym.certify.smoothing import gaussian_shift, radius_over_sigma, rcp1_level
 from neurosym.errors import InputError
 
 

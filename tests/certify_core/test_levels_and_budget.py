@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from neurosym.certify.budget import Spend, amount, split
 from neurosym.certify.calibration import binary_answers, mondrian, pooled, published, union
-
 from neurosym.errors import InputError
 
 K = 10
@@ -97,8 +97,9 @@ def test_levels_refuse_bad_input() -> None:
 def test_budgets_sum_exactly() -> None:
     for alpha in ("0.1", 0.1, "0.07", Fraction(1, 3)):
         items = split(alpha, (Spend("a", "x"), Spend("b", "y", "0.003")))
-        assert sum((i.amount for i in items), Fraction(0)) == (Fraction(1, 3) if alpha == Fraction(1, 3) else
-                                                              Fraction(str(alpha)))
+        assert sum((i.amount for i in items), Fraction(0)) == (
+            Fraction(1, 3) if alpha == Fraction(1, 3) else Fraction(str(alpha))
+        )
         assert [i.name for i in items] == ["conformal", "a", "b"]
         assert amount(items, "b") == Fraction(3, 1000)
     assert split("0.1", ())[0].value == "0.1"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neurosym.certify.quantile import conformal_quantile, conformal_rank, kth_smallest, smallest_n
 from scipy import stats
 
+from neurosym.certify.quantile import conformal_quantile, conformal_rank, kth_smallest, smallest_n
 from neurosym.errors import InputError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from neurosym.certify.scores import (
     RAPS_FREE,
     RAPS_PENALTY,
@@ -13,7 +14,6 @@ from neurosym.certify.scores import (
     score_bounds,
     uniforms,
 )
-
 from neurosym.errors import InputError
 
 K_ARY = ["aps", "raps", "saps"]

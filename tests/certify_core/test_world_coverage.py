@@ -14,13 +14,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 from gaussian_world import GaussianWorld, three_classes
+from scipy import integrate, stats
+
 from neurosym.certify import bincp, colep, rcp1, vanilla
 from neurosym.certify.evidence import ProbEvidence, ScoreEvidence, VoteEvidence
 from neurosym.certify.quantile import conformal_rank
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.smoothing import gaussian_shift, rcp1_level
-from scipy import integrate, stats
-
 from neurosym.logic import KnowledgeBase
 
 SIGMA, RADIUS = 0.5, 0.25
@@ -78,7 +78,10 @@ def repetitions(reasoning: Reasoning, rng: np.random.Generator, count: int) -> T
     moved = attacked(world, reasoning, test, truth)
     shape = (count, TESTS, 2)
     return Trials(
-        x.reshape(count, N, 2), y.reshape(count, N), test.reshape(shape), moved.reshape(shape),
+        x.reshape(count, N, 2),
+        y.reshape(count, N),
+        test.reshape(shape),
+        moved.reshape(shape),
         truth.reshape(count, TESTS),
     )
 
@@ -152,8 +155,9 @@ def test_vanilla_fails_the_same_attack(circuit: str) -> None:
 
 def test_colep_on_boxes() -> None:
     """Exact boxes of the linear sensors over the ball, at both sides of the attack."""
-    from neurosym.certify.evidence import BoxEvidence
     from scipy.special import ndtr
+
+    from neurosym.certify.evidence import BoxEvidence
 
     world, _ = three_classes()
     reasoning, rng = layer("rules"), np.random.default_rng(4)

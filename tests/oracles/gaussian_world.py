@@ -65,9 +65,7 @@ class GaussianWorld:
         """The worst move for a score that falls with the projection of the label's own sensor."""
         return x - radius * self.weights[y]
 
-    def attack(
-        self, x: np.ndarray, radius: float, badness: Callable[[np.ndarray], np.ndarray]
-    ) -> np.ndarray:
+    def attack(self, x: np.ndarray, radius: float, badness: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The worst of ``ANGLES`` directions for each point: ``badness`` maps ``[a, n, 2]`` to ``[a, n]``."""
         angle = 2 * np.pi * np.arange(ANGLES) / ANGLES
         moved = x + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)[:, None, :]
