@@ -137,12 +137,14 @@ def _from_config(path: Path | None, typed: dict[str, Any], out: Path, resume: bo
 
     with working(quiet):
         from neurosym.certify import pipeline
+        from neurosym.certify.noise import pick_device
 
         config = pipeline.demo_config() if path is None else load_config(path)
         checks.level(f"{path or '--demo'}: field alpha", config.alpha)
         for name in ("radius", "sigma"):
             checks.size(f"{path or '--demo'}: field {name}", getattr(config, name))
         config = config_from_mapping(config.model_dump() | typed, "command line")
+        pick_device(config.device)  # refused now rather than after the first files are written
         return pipeline.certify_config(config, out, resume=resume, progress=show_progress(quiet))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,12 +60,16 @@ def predict(
         assert images is not None
         prediction = _from_images(source, images, certificate, device, quiet)
     files: dict[str, str] = {}
+    with_sets = images is None or certificate is not None  # without a certificate nothing is promised
     if out is not None:
         from neurosym.cli.predictions import write_predictions
 
         with working(quiet):
-            files = write_predictions(out, prediction, images)
-    _show(prediction, files, as_json, quiet)
+            files = write_predictions(out, prediction, images, with_sets=with_sets)
+    if as_json:
+        emit_json(_content(prediction, files, with_sets))
+    elif not quiet:
+        _show(prediction, files, with_sets)
 
 
 def _own_folder(out: Path) -> None:
@@ -105,33 +109,31 @@ def _from_images(source: Path, images: Path, certificate: Path | None, device: s
         return pipeline.predict_images(config, images, certificate, progress=show_progress(quiet))
 
 
-def _show(prediction: Prediction, files: dict[str, str], as_json: bool, quiet: bool) -> None:
+def _content(prediction: Prediction, files: dict[str, str], with_sets: bool) -> dict[str, Any]:
     from neurosym.cli.predictions import members
 
-    sizes = prediction.sets.sum(axis=1)
-    if as_json:
-        rows = [
-            {"row": str(row), "label": prediction.classes[int(label)], "set": members(prediction, i)}
-            for i, (row, label) in enumerate(zip(prediction.rows, prediction.labels, strict=True))
-        ]
-        emit_json(
-            {"n": len(rows), "mean_size": float(sizes.mean()) if len(rows) else None, "rows": rows, "files": files}
-        )
-        return
-    if quiet:
-        return
+    rows: list[dict[str, Any]] = []
+    for i, (row, label) in enumerate(zip(prediction.rows, prediction.labels, strict=True)):
+        rows.append({"row": str(row), "label": prediction.classes[int(label)]})
+        if with_sets:
+            rows[-1]["set"] = members(prediction, i)
+    found: dict[str, Any] = {"n": len(rows)}
+    if with_sets and rows:
+        found["mean_size"] = float(prediction.sets.sum(axis=1).mean())
+    return {**found, "rows": rows, "files": files}
+
+
+def _show(prediction: Prediction, files: dict[str, str], with_sets: bool) -> None:
+    content = _content(prediction, files, with_sets)
+    rows = content["rows"]
     shown = [
-        (
-            str(prediction.rows[i]),
-            prediction.classes[int(prediction.labels[i])],
-            ", ".join(members(prediction, i)) or "-",
-        )
-        for i in range(min(ROWS_SHOWN, len(prediction.rows)))
+        (row["row"], row["label"], ", ".join(row["set"]) or "-") if with_sets else (row["row"], row["label"])
+        for row in rows[:ROWS_SHOWN]
     ]
-    emit_table(shown, header=("row", "label", "set"))
-    more = len(prediction.rows) - len(shown)
-    if more:
-        print(f"... and {more} more" + ("" if files else "; write them all with --out DIR, or use --json"))
-    mean = float(sizes.mean()) if len(sizes) else 0.0
-    print(f"{len(sizes)} rows, {mean:.2f} labels in a set")
+    emit_table(shown, header=("row", "label", "set") if with_sets else ("row", "label"))
+    if len(rows) > len(shown):
+        more = f"... and {len(rows) - len(shown)} more"
+        print(more + ("" if files else "; write them all with --out DIR, or use --json"))
+    mean = f", {content['mean_size']:.2f} labels in a set" if "mean_size" in content else ""
+    print(f"{len(rows)} rows{mean}" + ("" if with_sets else "; for guaranteed sets give --certificate"))
     emit_files(files)

@@ -24,11 +24,14 @@ def members(prediction: Prediction, row: int) -> list[str]:
     return [prediction.classes[int(k)] for k in np.flatnonzero(prediction.sets[row])]
 
 
-def write_predictions(out: Path, prediction: Prediction, images: Path | None) -> dict[str, str]:
+def write_predictions(
+    out: Path, prediction: Prediction, images: Path | None, *, with_sets: bool = True
+) -> dict[str, str]:
     """Write the files; all contents are made in memory first, and each file appears whole or not at all.
 
     Args:
         images: folder that the row names are relative to; draws the contact sheet when given.
+        with_sets: False when no certificate stands behind the sets: then only labels are written.
 
     Returns:
         The path of each file by what it is.
@@ -36,9 +39,10 @@ def write_predictions(out: Path, prediction: Prediction, images: Path | None) ->
     Raises:
         InputError: ``out`` cannot be written.
     """
-    contents = {"sets.npz": _archive(prediction), "predictions.csv": _table(prediction)}
+    contents = {"sets.npz": _archive(prediction)} if with_sets else {}
+    contents["predictions.csv"] = _table(prediction, with_sets)
     if images is not None and len(prediction.rows):
-        contents["predictions.png"] = contact_sheet(prediction, images)
+        contents["predictions.png"] = contact_sheet(prediction, images, with_sets)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -60,18 +64,19 @@ def _archive(prediction: Prediction) -> bytes:
     return packed.getvalue()
 
 
-def _table(prediction: Prediction) -> bytes:
-    """Columns ``row, label, size, set``; the labels of a set are separated by semicolons."""
+def _table(prediction: Prediction, with_sets: bool) -> bytes:
+    """Columns ``row, label`` and, with sets, ``size, set``; the labels of a set are separated by semicolons."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("row", "label", "size", "set"))
+    writer.writerow(("row", "label", "size", "set") if with_sets else ("row", "label"))
     for i, (row, label) in enumerate(zip(prediction.rows, prediction.labels, strict=True)):
         names = members(prediction, i)
-        writer.writerow((row, prediction.classes[int(label)], len(names), ";".join(names)))
+        facts = (row, prediction.classes[int(label)])
+        writer.writerow((*facts, len(names), ";".join(names)) if with_sets else facts)
     return text.getvalue().encode("utf-8")
 
 
-def contact_sheet(prediction: Prediction, folder: Path) -> bytes:
+def contact_sheet(prediction: Prediction, folder: Path, with_sets: bool = True) -> bytes:
     """The first images with their label and set below each, as one PNG.
 
     Drawn on a figure of its own, without pyplot: no display is needed and no global state is left behind.
@@ -88,10 +93,7 @@ def contact_sheet(prediction: Prediction, folder: Path) -> bytes:
         axes = figure.add_subplot(lines, columns, i + 1)
         axes.imshow(_pixels(folder, str(prediction.rows[i])))
         axes.set_axis_off()
-        others = members(prediction, i)
-        shown = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
-        label = prediction.classes[int(prediction.labels[i])]
-        axes.set_title(_wrapped(label, shown or "empty set"), fontsize=6.5, loc="left", parse_math=False)
+        axes.set_title(_caption(prediction, i, with_sets), fontsize=6.5, loc="left", parse_math=False)
     packed = io.BytesIO()
     figure.savefig(packed, format="png")
     return packed.getvalue()
@@ -106,7 +108,12 @@ def _pixels(folder: Path, row: str) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
-def _wrapped(label: str, names: str, width: int = 30) -> str:
+def _caption(prediction: Prediction, row: int, with_sets: bool, width: int = 30, most: int = 4) -> str:
     import textwrap
 
-    return "\n".join([label, *textwrap.wrap("{" + names + "}", width)])
+    label = prediction.classes[int(prediction.labels[row])]
+    if not with_sets:
+        return label
+    names = members(prediction, row)
+    shown = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return "\n".join([label, *textwrap.wrap("{" + (shown or "empty set") + "}", width)])

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import neurosym.certify
 import numpy as np
 import pytest
 
+import neurosym.certify
 from neurosym.cli.app import main
 
 

@@ -258,3 +258,13 @@ def test_write_protected_out(
 def test_the_promise(run: Any, pipeline: Any, tmp_path: Path, changes: dict[str, Any], text: str) -> None:
     pipeline.summary |= changes
     assert text in run("certify", "--demo", "--out", tmp_path / "o").out
+
+
+def test_a_missing_device_is_refused_first(
+    run: Any, refused: Any, pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(run("certify", "--demo", "--out", tmp_path / "o", "--device", "cuda"), "cuda", folder=tmp_path / "o")
+    assert not pipeline.calls

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import neurosym.certify
 import numpy as np
 import pytest
+
+import neurosym.certify
 
 
 class Check(NamedTuple):

@@ -97,9 +97,18 @@ def test_images(run: Any, pipeline: Any, places: dict[str, Path], tmp_path: Path
         assert sheet.convert("RGB").getcolors(1 << 20) is not None
 
 
-def test_images_without_a_certificate(run: Any, pipeline: Any, places: dict[str, Path]) -> None:
-    assert run("predict", places["config"], "--images", places["images"]).code == 0
+def test_images_without_a_certificate(run: Any, pipeline: Any, places: dict[str, Path], tmp_path: Path) -> None:
+    pipeline.prediction = made(3, ("a/0.png", "a/1.png", "2.jpg"))
+    out = tmp_path / "o"
+    ran = run("predict", places["config"], "--images", places["images"], "--out", out)
+    assert ran.code == 0, ran.err
     assert pipeline.calls[0][1][2] is None
+    assert "for guaranteed sets give --certificate" in ran.out
+    assert "labels in a set" not in ran.out
+    assert sorted(path.name for path in out.iterdir()) == ["predictions.csv", "predictions.png"]
+    assert (out / "predictions.csv").read_text().splitlines()[:2] == ["row,label", "a/0.png,stop"]
+    ran = run("predict", places["config"], "--images", places["images"], "--json")
+    assert json.loads(ran.out)["rows"][0] == {"row": "a/0.png", "label": "stop"}
 
 
 @pytest.mark.parametrize(
