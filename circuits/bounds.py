@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from neurosym.circuits.box import ComponentBounds, WeightBox
 from neurosym.circuits.compile import CompiledKnowledge, Component, Part, as_compiled
 from neurosym.circuits.component import CircuitName, ClassKind
@@ -30,9 +33,6 @@ from neurosym.circuits.monotone import monotone_signs
 from neurosym.circuits.search import search_extrema
 from neurosym.circuits.simplex import tighten
 from neurosym.circuits.support import surely_possible
-from numpy.typing import NDArray
-from torch import Tensor
-
 from neurosym.errors import InputError
 
 if TYPE_CHECKING:

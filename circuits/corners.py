@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from neurosym.circuits.box import ComponentBounds, WeightBox, chance
 from neurosym.circuits.factors import MAX_TABLE_VARIABLES
-from torch import Tensor
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from neurosym.circuits.box import ComponentBounds, WeightBox
-from neurosym.circuits.monotone import implied_literals
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neurosym.circuits.box import ComponentBounds, WeightBox
+from neurosym.circuits.monotone import implied_literals
 from neurosym.errors import InputError
 from neurosym.logic.formula import to_text
 

@@ -20,11 +20,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from neurosym.circuits.box import ComponentBounds, WeightBox
 from neurosym.circuits.exclusive_form import Block, ExclusiveForm
 from neurosym.circuits.simplex import SUM_TOLERANCE, extreme_share, largest_mean
-from numpy.typing import NDArray
-from torch import Tensor
 
 CERTAIN = 1e6
 """Log-odds that stand for certainty: beyond every finite weight, so that exp(difference) is 0 or infinite."""

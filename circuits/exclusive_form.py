@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from neurosym.circuits.monotone import MAX_SCOPE, implied_literals
 from numpy.typing import NDArray
+
+from neurosym.circuits.monotone import MAX_SCOPE, implied_literals
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component, Factor

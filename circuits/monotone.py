@@ -147,6 +147,22 @@ def _two_colour(variables: Sequence[int], edges: Sequence[tuple[int, int, int]])
     return colour
 
 
+def table_signs(
+    variables: Sequence[int], tables: Sequence[tuple[tuple[int, ...], NDArray[np.float64]]]
+) -> NDArray[np.int8] | None:
+    """:func:`monotone_signs` for factors given as (scope, log table) with at most MAX_SCOPE variables each."""
+    edges = []
+    for scope, table in tables:
+        signs = pair_signs(table)
+        edges += [
+            (scope[i], scope[j], int(signs[i, j])) for i, j in zip(*np.nonzero(np.triu(signs)), strict=True)
+        ]
+    colour = _two_colour(variables, edges)
+    if colour is None or not all(is_log_supermodular(t, [colour[v] for v in scope]) for scope, t in tables):
+        return None
+    return np.array([colour[v] for v in variables], dtype=np.int8)
+
+
 def monotone_signs(variables: Sequence[int], factors: Sequence[Factor]) -> NDArray[np.int8] | None:
     """Signs after which every factor is log-supermodular.
 

@@ -6,6 +6,8 @@ bound is the same with the roles of N and M exchanged. A node fixes some sensors
 
 * N and M are enclosed by evaluating the circuit at the least and greatest literal weights, and so are the derivatives
   N_i1, N_i0 (sums with x_i fixed), which are gradients of the same two evaluations;
+* where fixing a few variables makes the rest monotone, N_i1 / N_i0 and M_i1 / M_i0 are enclosed more tightly
+  (:mod:`neurosym.circuits.cutset`);
 * a sensor in whose direction N_i1 M_i0 - N_i0 M_i1 has one sign is set to its better end;
 * from the centre c of the node, changing one sensor at a time changes log N - log M by at most the difference of
   log(rho pos + neg) - log(rho pos_c + neg_c), rho = N_i1 / N_i0, at the two ends of rho's enclosure, for N and for M;
@@ -25,8 +27,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from neurosym.circuits.box import ComponentBounds, WeightBox
 from torch import Tensor
+
+from neurosym.circuits.box import ComponentBounds, WeightBox
+from neurosym.circuits.cutset import CutPlan, cut_plan
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component
@@ -81,15 +85,14 @@ def _log_sum(component: Component, weights: _Weights) -> Tensor:
         return component.log_partition(weights.pos, weights.neg)
 
 
-def _sums(component: Component, weights: _Weights, greatest: bool) -> _Sums:
-    """Worlds' sum and its derivatives; what the gradient does not tell becomes -inf (least) or inf (greatest)."""
+def _sums(component: Component, weights: _Weights, unknown: float) -> _Sums:
+    """Worlds' sum and its derivatives; what the gradient does not tell (weight 0, no world) becomes ``unknown``."""
     with torch.enable_grad():
         pos = weights.pos.detach().clone().requires_grad_(True)
         neg = weights.neg.detach().clone().requires_grad_(True)
         total = component.log_partition(pos, neg)
         grad_pos, grad_neg = torch.autograd.grad(total.sum(), (pos, neg))
     total = total.detach()
-    unknown = torch.inf if greatest else -torch.inf
 
     def derivative(grad: Tensor, weight: Tensor) -> Tensor:
         value = total[:, None] + grad.clamp_min(0.0).log() - weight
@@ -115,8 +118,12 @@ def _gain(ratio: Tensor, end: _Weights, centre: _Weights) -> Tensor:
 
 class _Search:
     def __init__(self, component: Component, box: WeightBox, limit: int) -> None:
-        self.component, self.box, self.limit = component, box, limit
+        self.component, self.box = component, box
         m, device = box.size, box.pos_lo.device
+        plan = cut_plan(component)
+        self.plan = plan if plan is None else plan.to(device)
+        # a node with A cutset assignments costs 1 + A times as much
+        self.limit = max(1, limit if plan is None else limit // (1 + plan.held.shape[2]))
         grid = torch.cartesian_prod(torch.arange(box.rows), torch.arange(m), torch.arange(2)).to(device)
         grid = grid.reshape(-1, 3)
         self.problems = _Problems(grid[:, 0], grid[:, 1], grid[:, 2] == 1)
@@ -153,19 +160,61 @@ class _Search:
         bottom = _log_sum(self.component, _clamp(weights, target, ~side))
         return _difference(top, bottom, -torch.inf)
 
+    def tighten(
+        self, item: Tensor, state: Tensor, value: Tensor, high: Tensor, low: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Intersect an enclosure of log N_i1 / N_i0, target held at ``value``, with the cutset's; NaN is unknown."""
+        if self.plan is not None:
+            cut_high, cut_low = self.cut_ratios(self.plan, item, state, value)
+            high, low = torch.fmin(high, cut_high), torch.fmax(low, cut_low)
+        return torch.where(high.isnan(), torch.inf, high), torch.where(low.isnan(), -torch.inf, low)
+
+    def cut_ratios(self, plan: CutPlan, item: Tensor, state: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(high, low) of log N_i1 / N_i0 from two corners for each assignment of the cutset, [b, m]."""
+        row, target = self.problems.row[item], self.problems.target[item]
+        at = (value.long(), target)
+        held, signs, alive = plan.held[at], plan.signs[at], plan.alive[at]
+        box, free, up = self.box.take(row), state == FREE, state == HIGH
+        high = torch.full_like(box.pos_lo, -torch.inf)
+        low = torch.full_like(box.pos_lo, torch.inf)
+        for a in range(held.shape[1]):
+            ends = []
+            for direction in (1, -1):
+                pos, neg = box.corner(torch.where(free, signs[:, a] * direction > 0, up))
+                pos = torch.where(held[:, a] >= 0, (held[:, a] == 1).to(pos.dtype), pos)
+                neg = torch.where(held[:, a] >= 0, (held[:, a] == 0).to(neg.dtype), neg)
+                sums = _sums(self.component, _Weights(pos.log(), neg.log()), torch.nan)
+                ends.append(sums.on - sums.off)
+            rises = signs[:, a] > 0
+            own_high = torch.where(rises, ends[0], ends[1])
+            own_low = torch.where(rises, ends[1], ends[0])
+            count = alive[:, a, None]
+            own_high = torch.where(own_high.isnan(), torch.inf, own_high)
+            own_low = torch.where(own_low.isnan(), -torch.inf, own_low)
+            high = torch.where(count, torch.maximum(high, own_high), high)
+            low = torch.where(count, torch.minimum(low, own_low), low)
+        useless = (held >= 0).any(dim=1) | ~(alive.any(dim=1) & plan.known[target])[:, None]
+        return high.masked_fill(useless, torch.inf), low.masked_fill(useless, -torch.inf)
+
     def expand(self, item: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bound, state with decided sensors fixed, and best sensor to branch on (-1: none left)."""
         row, target, side = self.problems.row[item], self.problems.target[item], self.problems.side[item]
         least, most, centre = self.extremes(row, state)
         n_least, n_most = (
-            _sums(self.component, _clamp(w, target, side), g) for w, g in ((least, False), (most, True))
+            _sums(self.component, _clamp(w, target, side), g)
+            for w, g in ((least, -torch.inf), (most, torch.inf))
         )
         m_least, m_most = (
-            _sums(self.component, _clamp(w, target, ~side), g) for w, g in ((least, False), (most, True))
+            _sums(self.component, _clamp(w, target, ~side), g)
+            for w, g in ((least, -torch.inf), (most, torch.inf))
         )
         free = state == FREE
-        rising = n_least.on + m_least.off >= n_most.off + m_most.on
-        falling = n_most.on + m_most.off <= n_least.off + m_least.on
+        n_up, n_down = n_most.on - n_least.off, n_least.on - n_most.off
+        m_up, m_down = m_most.on - m_least.off, m_least.on - m_most.off
+        n_up, n_down = self.tighten(item, state, side, n_up, n_down)
+        m_up, m_down = self.tighten(item, state, ~side, m_up, m_down)
+        rising = (n_least.on + m_least.off >= n_most.off + m_most.on) | (n_down >= m_up)
+        falling = (n_most.on + m_most.off <= n_least.off + m_least.on) | (n_up <= m_down)
         fixed = torch.where(free & falling, LOW, torch.where(free & rising, HIGH, state)).to(torch.int8)
         plain = _difference(n_most.total, m_least.total, torch.inf)
         plain = torch.where(n_most.total == -torch.inf, -torch.inf, plain)
@@ -173,8 +222,6 @@ class _Search:
         box = self.box.take(row)
         low = _Weights(box.pos_lo.log(), box.neg_lo.log())
         high = _Weights(box.pos_hi.log(), box.neg_hi.log())
-        n_up, n_down = n_most.on - n_least.off, n_least.on - n_most.off
-        m_up, m_down = m_most.on - m_least.off, m_least.on - m_most.off
         rise = _gain(n_up, high, centre) - _gain(m_down, high, centre)
         drop = _gain(n_down, low, centre) - _gain(m_up, low, centre)
         rise, drop = (torch.where(x.isnan(), torch.inf, x) for x in (rise, drop))
@@ -250,7 +297,8 @@ def search_extrema(component: Component, box: WeightBox, budget: int) -> Compone
     Args:
         component: any component; no row may contain impossible evidence.
         box: weights of its literals.
-        budget: nodes for each row, shared equally by its 2 m problems (one at least for each).
+        budget: work for each row, shared equally by its 2 m problems: one unit for a node, and one for each cutset
+            assignment at that node; one node at least for each problem.
     """
     if box.rows == 0:
         return ComponentBounds(box.pos_lo, box.pos_hi, torch.ones_like(box.free))

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from neurosym.circuits.box import WeightBox
-from neurosym.circuits.monotone import MAX_SCOPE, implied_literals
 from numpy.typing import NDArray
 from torch import Tensor
+
+from neurosym.circuits.box import WeightBox
+from neurosym.circuits.monotone import MAX_SCOPE, implied_literals
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component, Factor
@@ -46,7 +47,7 @@ def _pair_clauses(factor: Factor, place: dict[int, int]) -> list[tuple[int, int]
     for i in range(k):
         for j in range(i, k):
             others = tuple(a for a in range(k) if a not in (i, j))
-            shadow = allowed.any(axis=others)
+            shadow = np.asarray(allowed.any(axis=others))
             shape = tuple(2 if a in (i, j) else 1 for a in range(k))
             implied &= shadow.reshape(shape)
             if i == j:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from neurosym.circuits import bounds, compile, marginals
 from neurosym.circuits.box import WeightBox
 from neurosym.circuits.corners import circuit_extrema, dense_extrema
 from neurosym.circuits.exclusive_form import exclusive_form
 from neurosym.circuits.search import search_extrema
 from neurosym.circuits.simplex import extreme_share, fill
-
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import CircuitSpec, Group, KnowledgeBase
 
@@ -311,9 +311,10 @@ def test_large_frustrated_component_is_sound() -> None:
     lower = torch.tensor(rng.uniform(0.2, 0.6, (2, size)))
     upper = lower + 0.1
     compiled = compile(kb)
-    found = bounds(compiled, lower, upper, budget=2000)
+    found = bounds(compiled, lower, upper, budget=1000)
     flips = torch.tensor(rng.random((300, 1, size)) < 0.5)
     values = marginals(compiled, torch.where(flips, lower, upper))
     assert (values >= found.lower).all()
     assert (values <= found.upper).all()
-    assert not found.exact.any()
+    # cutsets keep far sensors from adding up: without them the width is 0.97, the sampled range is 0.17
+    assert (found.upper - found.lower).max() < 0.3

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from neurosym.circuits import bounds, compile, marginals
 from neurosym.circuits.monotone import implied_literals, is_log_supermodular, monotone_signs, pair_signs
-
 from neurosym.logic.knowledge import Group, KnowledgeBase, Rule
 from neurosym.logic.parser import parse
 

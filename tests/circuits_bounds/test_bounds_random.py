@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from neurosym.circuits import CompiledKnowledge, bounds, compile
 
+from neurosym.circuits import CompiledKnowledge, bounds, compile
 from neurosym.logic.knowledge import KnowledgeBase
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "oracles")]
