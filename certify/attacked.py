@@ -96,6 +96,4 @@ def attack_rows(
         evidence = votes_from_samples(evidence)
     sets = predicted(finding.classifier, record, finding.classifier.observe(evidence))
     hit = sets[np.arange(len(rows)), labels.numpy()]
-    return Attacked(
-        len(rows), int(hit.sum()), float(sets.sum(axis=1).mean()), config.attack.steps, config.attack.draws
-    )
+    return Attacked(len(rows), int(hit.sum()), float(sets.sum(axis=1).mean()), config.attack.steps, config.attack.draws)

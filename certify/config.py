@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from neurosym.certify import exact
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from neurosym.certify import exact
 from neurosym.errors import InputError
 
 METHODS = ("vanilla", "rcp1", "bincp", "colep")
@@ -38,6 +38,7 @@ class DataSection(_Section):
     name: str = Field(description="gtsrb12, gtsrb43, demo, a folder of class folders, or an .npz file")
     root: str | None = Field(default=None, description="folder of the data set; $NEUROSYM_DATA when left out")
     split: Literal["train", "test"] = "test"
+    size: int | None = Field(default=None, ge=4, description="side to which the images of a folder are resized")
     limit: int | None = Field(default=None, ge=10, description="use this many randomly chosen images")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurosym.certify.config import CertifyConfig
+from neurosym.certify.predicting import Prediction, predict_file, predict_images, with_classes
 from neurosym.certify.sources import Source, demo_config, load_source, noise_samples
 from neurosym.certify.study import Finding, Settings, Split, advice, certify_split, radius_curve, split_rows
 from neurosym.errors import InputError
@@ -25,11 +26,19 @@ if TYPE_CHECKING:
     from neurosym.certify.schema import CertifiedCoverage, RuleUse
     from neurosym.logic.knowledge import KnowledgeBase
 
-__all__ = ["FileOptions", "Outcome", "certify_config", "certify_files", "demo_config"]
+__all__ = [
+    "FileOptions",
+    "Outcome",
+    "Prediction",
+    "certify_config",
+    "certify_files",
+    "demo_config",
+    "predict_file",
+    "predict_images",
+]
 
 WORK = ".work"  # folder inside --out that holds what an interrupted run can go on from
 SHOWN = 12  # example images in the report
-REPORTED_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -70,9 +79,7 @@ def writable(out: Path) -> None:
 
 
 def _settings(config: CertifyConfig) -> Settings:
-    return Settings(
-        config.method, config.alpha, config.radius, config.score, config.circuit, config.bound, config.seed
-    )
+    return Settings(config.method, config.alpha, config.radius, config.score, config.circuit, config.bound, config.seed)
 
 
 def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, progress: bool = True) -> Outcome:
@@ -134,7 +141,7 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
 
     start = time.perf_counter()
     kb = KnowledgeBase.from_yaml(rules) if rules is not None else None
-    calibration = _with_classes(load_evidence(cal), kb)
+    calibration = with_classes(load_evidence(cal), kb)
     if calibration.labels is None:
         raise InputError(f"{cal}: field 'labels' is missing; calibration needs one label a row")
     files = {"calibration": hashlib.sha256(cal.read_bytes()).hexdigest()}
@@ -146,13 +153,15 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
         split = split_rows(calibration.n, options.seed, share, 0.5 * (1 - share))
         evaluated = calibration.take(split.test)
     else:
-        evaluated = _with_classes(load_evidence(test), kb)
+        evaluated = with_classes(load_evidence(test), kb)
         if evaluated.predicates != calibration.predicates:
-            raise InputError(f"{test}: field 'predicates' differs from that of {cal}; evidence must name the same columns")
-        cut = split_rows(2 * calibration.n, options.seed, 0, 0.5) if share == 0 else None
-        rows = np.arange(calibration.n)
-        tune_rows = rows[:0] if cut is not None else split_rows(calibration.n, options.seed, share, (1 - share) / 2).tune
-        split = Split(tune_rows, np.setdiff1d(rows, tune_rows), np.arange(evaluated.n))
+            raise InputError(
+                f"{test}: field 'predicates' differs from that of {cal}; evidence must name the same columns"
+            )
+        order = split_rows(calibration.n, options.seed, share, (1 - share) / 2)
+        tune_rows = order.tune if share else order.tune[:0]
+        kept = np.setdiff1d(np.arange(calibration.n), tune_rows)
+        split = Split(tune_rows, kept, np.arange(evaluated.n))
         files["test"] = hashlib.sha256(test.read_bytes()).hexdigest()
     if options.method == "vanilla" and settings.radius != "0":
         raise InputError(f"method vanilla: radius {options.radius} cannot be certified; use colep, bincp or rcp1")
@@ -178,17 +187,6 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
         provenance=provenance,
         summary={**_summary(finding, plain, split, None), "seconds": round(time.perf_counter() - start, 1)},
     )
-
-
-def _with_classes(evidence: Any, kb: KnowledgeBase | None) -> Any:
-    """Evidence files do not say how many columns are classes; the rules do."""
-    from dataclasses import replace
-
-    if kb is None or evidence.num_classes == kb.num_classes:
-        return evidence
-    if evidence.predicates[: kb.num_classes] != kb.classes:
-        raise InputError(f"field 'predicates': must begin with the classes of the rules: {', '.join(kb.classes)}")
-    return replace(evidence, num_classes=kb.num_classes)
 
 
 def _method_evidence(method: str, samples: Any) -> Any:
@@ -248,7 +246,9 @@ def _extras(source: Source, finding: Finding, plain: Finding, split: Split) -> R
         label = names[int(source.images.labels[split.test[row]])]
         return Example(image, label, listed(plain.sets[row]), listed(finding.sets[row]))
 
-    return ReportExtras(title=f"Certified prediction sets: {source.images.name}", examples=[example(int(r)) for r in order])
+    return ReportExtras(
+        title=f"Certified prediction sets: {source.images.name}", examples=[example(int(r)) for r in order]
+    )
 
 
 def _environment() -> dict[str, Any]:

@@ -45,27 +45,55 @@ def demo_config() -> CertifyConfig:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A network, its images and the rules over its outputs.
+class Network:
+    """A network and the rules over its outputs.
 
     Attributes:
         model: network in eval mode, images in [0, 1] to logits.
-        images: the images, ``n`` of them, in their order in the data set.
         kb: rules over the predicates, or None.
         predicates, num_classes: names of the network's outputs, classes first.
         weights_sha256: hash of the network's weights.
     """
 
     model: nn.Module
-    images: ImageSet
     kb: KnowledgeBase | None
     predicates: tuple[str, ...]
     num_classes: int
     weights_sha256: str
 
 
-def load_data(section: DataSection, seed: int) -> ImageSet:
+@dataclass(frozen=True)
+class Source(Network):
+    """A network, its rules and its ``images``, in their order in the data set."""
+
+    images: ImageSet
+
+
+def image_size(model: nn.Module, section: DataSection) -> int:
+    """Side of the square images a network takes.
+
+    Raises:
+        InputError: neither the network nor the configuration says.
+    """
+    size = section.size or getattr(model, "settings", {}).get("image_size")
+    if size is None:
+        raise InputError("data.size: the network does not say how large its images are; set data.size in pixels")
+    return int(size)
+
+
+def _from_folder(folder: Path, model: nn.Module, section: DataSection, classes: tuple[str, ...]) -> ImageSet:
+    from neurosym.certify.images import ImageFolder
+    from neurosym.models.data import ImageSet
+
+    found = ImageFolder(folder, image_size(model, section), classes=classes)
+    pixels = np.stack([np.rint(found[row][0].numpy() * 255).astype(np.uint8) for row in range(len(found))])
+    return ImageSet(pixels, np.array(found.labels), np.arange(len(found)), str(folder))
+
+
+def load_data(section: DataSection, seed: int, model: nn.Module, classes: tuple[str, ...]) -> ImageSet:
     """The images of a configuration, subsampled uniformly when ``limit`` is set.
+
+    A folder holds one sub-folder of images for each class, named after it.
 
     Raises:
         InputError: unknown or missing data.
@@ -82,6 +110,8 @@ def load_data(section: DataSection, seed: int) -> ImageSet:
         images = load_mosaic(folder / "images.webp", labels)
     elif section.name.endswith(".npz"):
         images = load_npz(section.name)
+    elif Path(section.name).is_dir():
+        images = _from_folder(Path(section.name), model, section, classes)
     else:
         root = section.root or os.environ.get("NEUROSYM_DATA")
         if root is None:
@@ -93,8 +123,8 @@ def load_data(section: DataSection, seed: int) -> ImageSet:
     return images
 
 
-def load_source(config: CertifyConfig) -> Source:
-    """Load network, images and rules, and check that they fit together.
+def load_network(config: CertifyConfig) -> Network:
+    """Load network and rules and check that they fit together.
 
     Raises:
         InputError: whatever does not fit, named.
@@ -104,13 +134,11 @@ def load_source(config: CertifyConfig) -> Source:
     from neurosym.models.loading import load_model
 
     kb = KnowledgeBase.from_yaml(config.rules) if config.rules is not None else None
-    images = load_data(config.data, config.seed)
     options: dict[str, Any] = {"weights": config.weights, "mean": config.mean, "std": config.std}
     if kb is not None:
         options.update(predicates=kb.predicates, num_classes=kb.num_classes)
     model = load_model(config.model, **{key: value for key, value in options.items() if value is not None})
-    names = getattr(model, "predicates", None)
-    classes = getattr(model, "num_classes", None)
+    names, classes = getattr(model, "predicates", None), getattr(model, "num_classes", None)
     if names is None or classes is None:
         raise InputError(f"model {config.model}: its outputs have no names; give a rules file that names them")
     names = tuple(str(name) for name in names)
@@ -118,9 +146,24 @@ def load_source(config: CertifyConfig) -> Source:
         raise InputError(
             f"{config.rules}: classes or concepts differ from the outputs of {config.model}: {', '.join(names[:4])}, ..."
         )
+    return Network(model, kb, names, int(classes), weights_digest(model))
+
+
+def load_source(config: CertifyConfig) -> Source:
+    """Load network, rules and labelled images.
+
+    Raises:
+        InputError: whatever is missing or does not fit, named.
+    """
+    network = load_network(config)
+    classes = network.num_classes
+    images = load_data(config.data, config.seed, network.model, network.predicates[:classes])
+    if images.labels.min() < 0:
+        row = int(images.labels.argmin())
+        raise InputError(f"data {config.data.name}: image {row} has no label; certification needs labels")
     if images.labels.max() >= classes:
         raise InputError(f"data {config.data.name}: label {images.labels.max()} but the model has {classes} classes")
-    return Source(model, images, kb, names, int(classes), weights_digest(model))
+    return Source(network.model, network.kb, network.predicates, classes, network.weights_sha256, images)
 
 
 def noise_samples(

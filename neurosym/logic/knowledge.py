@@ -222,6 +222,24 @@ class KnowledgeBase:
             "circuits": [{"name": c.name, "rules": list(c.rules), "beta": c.beta} for c in circuits],
         }
 
+    @classmethod
+    def from_canonical(cls, content: dict[str, Any]) -> KnowledgeBase:
+        """Inverse of :meth:`canonical`.
+
+        Raises:
+            InputError: a field is missing or not what :meth:`canonical` writes.
+        """
+        try:
+            return cls(
+                tuple(content["classes"]),
+                tuple(content["concepts"]),
+                tuple(Rule.from_text(r["rule"], float(r["weight"])) for r in content["rules"]),
+                tuple(Group(g["name"], g["kind"], tuple(g["members"])) for g in content["groups"]),
+                tuple(CircuitSpec(c["name"], tuple(c["rules"]), c["beta"]) for c in content["circuits"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"knowledge base: not in canonical form ({error!r}); make it with canonical()") from None
+
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical content."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
