@@ -40,6 +40,18 @@ def test_rank_brute_force(n: int, thousandths: int) -> None:
     assert conformal_rank(n, text) == conformal_rank(n, float(text)) == brute_rank(n, text)
 
 
+def test_rank_where_the_product_is_an_integer() -> None:
+    """Every n < 300 and level in thousandths whose exact product is whole: there rounding would show."""
+    wrong_in_floats = 0
+    for n in range(1, 300):
+        for thousandths in range(1, 1000):
+            product = (n + 1) * (1000 - thousandths)
+            if product % 1000 == 0:
+                assert conformal_rank(n, Fraction(thousandths, 1000)) == product // 1000
+                wrong_in_floats += math.ceil((n + 1) * (1 - thousandths / 1000)) != product // 1000
+    assert wrong_in_floats > 0
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=0, max_size=30), st.integers(1, 99))
 def test_quantile_is_an_order_statistic(scores: list[float], percent: int) -> None:
