@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 
 import neurosym.certify
+from neurosym.certify.predicting import Prediction
 from neurosym.cli.app import main
 
 
@@ -56,14 +56,6 @@ class FileOptions:
 class Outcome:
     summary: dict[str, Any]
     files: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    sets: np.ndarray
-    classes: tuple[str, ...]
-    rows: tuple[str, ...]
-    labels: np.ndarray
 
 
 SUMMARY: dict[str, Any] = {

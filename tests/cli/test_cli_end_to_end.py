@@ -270,6 +270,28 @@ def test_configuration(run: Any, network: Path, tmp_path: Path) -> None:
     assert run(*words).code == 0
 
 
+def test_interrupted_and_resumed(run: Any, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurosym.certify import pipeline
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    results = ("certificate.json", "report.html", "sets.npz")
+    assert run("certify", network, "--out", tmp_path / "straight").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "certify_split", stop)
+        ran = run("certify", network, "--out", tmp_path / "out")
+    assert (ran.code, ran.out) == (130, "")
+    assert ran.err.splitlines()[-1] == "interrupted; continue with --resume"
+    assert not any((tmp_path / "out" / name).exists() for name in results)
+    assert run("certify", network, "--out", tmp_path / "out", "--resume").code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(results)
+    with np.load(tmp_path / "out" / "sets.npz") as one, np.load(tmp_path / "straight" / "sets.npz") as other:
+        assert one.files == other.files
+        for name in one.files:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
 class Trap:
     """Pickles to code that leaves a trace when it is unpickled."""
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Prediction
 from PIL import Image
+
+from neurosym.certify.predicting import Prediction
 
 
 def made(n: int = 3, rows: tuple[str, ...] | None = None) -> Prediction:
