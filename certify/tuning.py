@@ -26,8 +26,8 @@ from neurosym.certify.smoothing import rcp1_level
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
 
-P_GRID: tuple[Number, ...] = ("0.5", "0.6", "0.7", "0.8", "0.9", "0.95")
-SCALES = (1.0, 2.0, 4.0)
+P_GRID: tuple[Number, ...] = ("0.5", "0.7", "0.8", "0.9", "0.95")
+SCALES = (1.0, 2.0)
 TUNING_STREAM = 2  # of the uniforms of randomised scores
 FOLDS = 10
 
