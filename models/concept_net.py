@@ -97,7 +97,7 @@ class ConceptNet(nn.Module):
         self.register_buffer("spread", torch.tensor(0.28), persistent=False)
         if trunk == "sign":
             self.trunk: nn.Module = SignTrunk(width)
-            channels, side = 4 * width, image_size // 4
+            channels, side = 4 * width, -(-image_size // 4)  # two strides of 2, each rounds up
             self.class_head: nn.Module = Head(channels, side, self.num_classes)
             self.concept_head: nn.Module = Head(channels, side, self.num_concepts) if concepts else nn.Identity()
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,8 +119,10 @@ def load_npz(path: str | Path) -> ImageSet:
         raise InputError(
             f"{path}: field images is missing; save it with np.savez(path, images=..., labels=...)"
         ) from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not a plain .npz file ({error})") from None
+    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        # TypeError, AttributeError: np.load of an .npy file gives an array, which is no archive
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not a plain .npz file ({reason}); save it again with np.savez") from None
     if images.dtype != np.uint8 or images.ndim != 4:
         raise InputError(f"{path}: images is {images.dtype}{list(images.shape)}; it must be uint8 [n, H, W, 3]")
     if images.shape[1] != 3:
@@ -127,15 +131,28 @@ def load_npz(path: str | Path) -> ImageSet:
         raise InputError(f"{path}: images has no axis of 3 colour channels; shape {list(images.shape)}")
     if labels.shape != (len(images),):
         raise InputError(f"{path}: labels has shape {list(labels.shape)}; it must be [{len(images)}]")
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{path}: labels is {labels.dtype}; class numbers must be integers")
+    if not len(images):
+        raise InputError(f"{path}: images is empty; give at least one image")
     return ImageSet(np.ascontiguousarray(images), labels.astype(np.int64), np.arange(len(images)), str(path))
 
 
 def load_mosaic(path: str | Path, labels: np.ndarray, *, size: int = 32) -> ImageSet:
-    """Images stored as tiles of one lossless picture, row by row (how the demo images ship)."""
+    """Images stored as tiles of one lossless picture, row by row (how the demo images ship).
+
+    Raises:
+        InputError: no such picture, or one with fewer tiles than labels.
+    """
     from PIL import Image
 
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: the picture of tiles cannot be read ({error}); install neurosym again") from None
+    if pixels.shape[0] % size or pixels.shape[1] % size or pixels.shape[0] * pixels.shape[1] < len(labels) * size**2:
+        raise InputError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels do not hold {len(labels)} tiles")
     rows, columns = pixels.shape[0] // size, pixels.shape[1] // size
     tiles = pixels.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)[: len(labels)]
     return ImageSet(

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from neurosym.models.concept_net import ConceptNet
 from torch import Tensor
 from torch.nn import functional
+
+from neurosym.models.concept_net import ConceptNet
 
 
 def concept_weights(matrix: np.ndarray, class_counts: np.ndarray, limit: float = 10.0) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurosym.logic.formula import And, Formula, Implies, Not, Var
+from neurosym.logic.formula import And, Formula, Iff, Implies, Not, Var
 from neurosym.logic.knowledge import KnowledgeBase
 
 
@@ -23,18 +23,23 @@ def _literals(formula: Formula) -> list[tuple[str, bool]] | None:
 def class_concept_matrix(kb: KnowledgeBase) -> np.ndarray:
     """Concept labels of each class, bool ``[K, L]``: the closure of the class under the implications among the rules.
 
-    Forward chaining over rules ``conjunction -> conjunction``; other rules do not assign labels. A concept that
-    nothing implies is labelled negative, the convention of COLEP's data sets.
+    Forward chaining over rules ``conjunction -> conjunction`` (and both directions of ``<->``) of positive weight,
+    from the class being true and, as labels exclude each other, the other classes false. Other rules do not assign
+    labels. A concept that nothing implies is labelled negative, the convention of COLEP's data sets.
     """
     implications = []
     for rule in kb.rules:
-        if isinstance(rule.formula, Implies):
-            body, head = _literals(rule.formula.left), _literals(rule.formula.right)
-            if body is not None and head is not None:
-                implications.append((body, head))
+        formula = rule.formula
+        if rule.weight <= 0 or not isinstance(formula, Implies | Iff):
+            continue  # a negative weight says that the rule tends to be broken
+        body, head = _literals(formula.left), _literals(formula.right)
+        if body is not None and head is not None:
+            implications.append((body, head))
+            if isinstance(formula, Iff):
+                implications.append((head, body))
     matrix = np.zeros((len(kb.classes), len(kb.concepts)), dtype=bool)
     for row, name in enumerate(kb.classes):
-        known = {(name, True)}
+        known = {(other, other == name) for other in kb.classes}
         size = 0
         while size != len(known):
             size = len(known)

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from neurosym.models.checkpoint import save_checkpoint
-from neurosym.models.concept_net import ConceptNet
-from neurosym.models.data import ImageSet, load_images, load_npz
-from neurosym.models.targets import class_concept_matrix
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
+from neurosym.models.checkpoint import save_checkpoint
+from neurosym.models.concept_net import ConceptNet
+from neurosym.models.data import ImageSet, load_images, load_npz
+from neurosym.models.targets import class_concept_matrix
+
+if TYPE_CHECKING:
+    from neurosym.models.learner import ConceptLearner
+
+QUIET = ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities")
+VALIDATIONS = 6  # validation passes spread over a training
+VALIDATION_BATCH = 256
+GRADIENT_CLIP = 1.0
 
 
 class TrainConfig(BaseModel):
     """What ``neurosym train`` reads; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     data: str = Field(description="gtsrb12, gtsrb43, or an .npz file with images and labels")
     root: str | None = Field(default=None, description="folder of the data set; $NEUROSYM_DATA when left out")
@@ -38,14 +52,14 @@ class TrainConfig(BaseModel):
     concept_loss: float = Field(default=1.0, ge=0)
     trunk: str = "sign"
     width: int = Field(default=16, ge=4)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     validation: float = Field(default=0.1, gt=0, lt=1, description="share of tracks held out for validation")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, description="CPU threads")
 
 
 def load_train_config(path: str | Path) -> TrainConfig:
-    """Read a training configuration (YAML).
+    """Read a training configuration (YAML); relative paths in it are relative to its folder.
 
     Raises:
         InputError: missing file, unknown or bad field, each named.
@@ -57,13 +71,14 @@ def load_train_config(path: str | Path) -> TrainConfig:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: not text, or an impossible date
         raise InputError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected fields such as data, rules and sigma")
-    rules = content.get("rules")
-    if isinstance(rules, str) and not Path(rules).is_absolute():
-        content["rules"] = str(path.parent / rules)
+    for key in ("rules", "data", "root"):
+        text = content.get(key)
+        if isinstance(text, str) and (key == "rules" or (path.parent / text).exists()):
+            content[key] = str(path.parent / text)
     try:
         return TrainConfig.model_validate(content)
     except ValidationError as error:
@@ -72,11 +87,21 @@ def load_train_config(path: str | Path) -> TrainConfig:
 
 
 def split_by_group(groups: np.ndarray, labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row indices ``(train, held out)``: whole groups, the same share of each class, at least one group a class on each side."""
+    """Row indices ``(train, held out)``: whole groups, the same share of each class.
+
+    A class of several groups has at least one on each side; a class of one group is all in the training rows.
+
+    Raises:
+        InputError: a group holds images of several classes.
+    """
     rng = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
+    taken: set[int] = set()
     for label in np.unique(labels):
         tracks = np.unique(groups[labels == label])
+        if not taken.isdisjoint(tracks.tolist()):
+            raise InputError(f"groups: one that holds label {label} holds another too; number groups within a class")
+        taken.update(tracks.tolist())
         if len(tracks) > 1:
             count = min(max(1, round(share * len(tracks))), len(tracks) - 1)
             held |= np.isin(groups, rng.choice(tracks, count, replace=False))
@@ -116,63 +141,106 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def train(config: TrainConfig, out: str | Path, *, quiet: bool = False) -> dict[str, Any]:
-    """Train a ConceptNet and write its checkpoint folder; returns the card.
+@dataclass(frozen=True)
+class _Data:
+    """Knowledge and images of one training, split by track."""
 
-    Raises:
-        InputError: missing data, rules that do not fit the labels.
-    """
-    import os
+    kb: KnowledgeBase
+    images: ImageSet
+    fit: ImageSet
+    held: ImageSet
 
+
+def _images(config: TrainConfig) -> ImageSet:
+    if config.data.endswith(".npz"):
+        return load_npz(config.data)
+    root = config.root or os.environ.get("NEUROSYM_DATA")
+    if root is None:
+        raise InputError(f"data {config.data}: set root in the configuration or the NEUROSYM_DATA environment variable")
+    return load_images(config.data, root, "train")
+
+
+def _load(config: TrainConfig) -> _Data:
+    """Read rules and images and check that they fit together and fill a batch."""
+    kb = KnowledgeBase.from_yaml(config.rules)
+    images = _images(config)
+    low, high, count = int(images.labels.min()), int(images.labels.max()), len(kb.classes)
+    if low < 0:
+        row = int(images.labels.argmin())
+        raise InputError(f"{images.name}: image {row} has no label (-1); training needs labels 0 .. {count - 1}")
+    if high >= count:
+        raise InputError(f"{images.name}: labels reach {high} but {config.rules} has {count} classes")
+    if images.images.shape[2] != images.images.shape[3]:
+        height, width = images.images.shape[2:]
+        raise InputError(f"{images.name}: images are {height} x {width}; crop or resize them to squares")
+    fit_rows, held_rows = split_by_group(images.groups, images.labels, config.validation, config.seed)
+    if not len(held_rows):
+        raise InputError(f"{images.name}: one image (or track) a class leaves none for validation; give more images")
+    if len(fit_rows) < config.batch:
+        raise InputError(
+            f"{images.name}: {len(fit_rows)} training images do not fill one batch of {config.batch}; lower batch"
+        )
+    return _Data(kb, images, images.take(fit_rows), images.take(held_rows))
+
+
+@contextmanager
+def _calm(threads: int) -> Iterator[None]:
+    """Lightning without banners, tips and advice on workers, and ``threads`` CPU threads, for one call."""
+    loggers = [logging.getLogger(name) for name in QUIET]
+    levels, before = [logger.level for logger in loggers], torch.get_num_threads()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        torch.set_num_threads(threads)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning")
+            warnings.filterwarnings("ignore", message=".*(does not have many workers|GPU available but not used).*")
+            yield
+    finally:
+        torch.set_num_threads(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class _Progress:
+    """Rows of metrics, one a validation; each is also a line on stderr unless ``quiet``."""
+
+    def __init__(self, epochs: int, quiet: bool) -> None:
+        self.epochs, self.quiet = epochs, quiet
+        self.history: list[dict[str, float]] = []
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def __call__(self, row: dict[str, float]) -> None:
+        self.history.append(row)
+        if not self.quiet:
+            text = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key.startswith("val"))
+            epoch = min(int(row["epoch"]) + 1, self.epochs)  # the last validation comes after the last epoch
+            print(f"epoch {epoch:3d}/{self.epochs}  {self.seconds:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+
+def _fit(config: TrainConfig, data: _Data, device: torch.device, progress: _Progress) -> ConceptLearner:
+    """Build network, learner and trainer, and train; the metrics of the last validation stay in the learner."""
     import pytorch_lightning as pl
+
     from neurosym.models.learner import ConceptLearner
 
-    kb = KnowledgeBase.from_yaml(config.rules)
-    root = config.root or os.environ.get("NEUROSYM_DATA")
-    if config.data.endswith(".npz"):
-        images = load_npz(config.data)
-    elif root is None:
-        raise InputError(f"data {config.data}: set root in the configuration or the NEUROSYM_DATA environment variable")
-    else:
-        images = load_images(config.data, root, "train")
-    if images.labels.min() < 0 or images.labels.max() >= len(kb.classes):
-        raise InputError(
-            f"{images.name}: labels reach {images.labels.max()} but {config.rules} has {len(kb.classes)} classes"
-        )
-    device = resolve_device(config.device)
-    torch.set_num_threads(config.threads)
     pl.seed_everything(config.seed, verbose=False)
-    fit_rows, val_rows = split_by_group(images.groups, images.labels, config.validation, config.seed)
-    fit, held = images.take(fit_rows), images.take(val_rows)
-    matrix = class_concept_matrix(kb)
-    counts = np.bincount(fit.labels, minlength=len(kb.classes))
-    model = ConceptNet(
-        kb.classes, kb.concepts, image_size=images.images.shape[-1], trunk=config.trunk, width=config.width
-    )
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    history: list[dict[str, float]] = []
-    start = time.perf_counter()
-
-    def report(row: dict[str, float]) -> None:
-        history.append(row)
-        if not quiet:
-            text = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key.startswith("val"))
-            print(
-                f"epoch {int(row['epoch']) + 1:3d}/{config.epochs}  {time.perf_counter() - start:6.0f} s  {text}",
-                file=sys.stderr,
-                flush=True,
-            )
-
+    kb, size = data.kb, data.images.images.shape[-1]
+    model = ConceptNet(kb.classes, kb.concepts, image_size=size, trunk=config.trunk, width=config.width)
     learner = ConceptLearner(
-        model,
-        matrix,
-        counts,
+        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        class_concept_matrix(kb),
+        np.bincount(data.fit.labels, minlength=len(kb.classes)),
         sigma=config.sigma,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         concept_loss=config.concept_loss,
         seed=config.seed,
-        progress=report,
+        progress=progress,
     )
     trainer = pl.Trainer(
         max_epochs=config.epochs,
@@ -183,34 +251,52 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False) -> dict[
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        check_val_every_n_epoch=max(1, config.epochs // 6),
-        gradient_clip_val=1.0,
+        check_val_every_n_epoch=max(1, config.epochs // VALIDATIONS),
+        gradient_clip_val=GRADIENT_CLIP,
     )
-    loader = DataLoader(_Batches(fit), batch_size=config.batch, shuffle=True, drop_last=True, collate_fn=_same)
-    check = DataLoader(_Batches(held), batch_size=256, collate_fn=_same)
-    if len(loader) == 0:
-        raise InputError(
-            f"{images.name}: {len(fit)} training images do not fill one batch of {config.batch}; lower batch"
-        )
+    loader = DataLoader(_Batches(data.fit), batch_size=config.batch, shuffle=True, drop_last=True, collate_fn=_same)
+    check = DataLoader(_Batches(data.held), batch_size=VALIDATION_BATCH, collate_fn=_same)
     trainer.fit(learner, loader, check)
     trainer.validate(learner, check, verbose=False)
-    metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if math.isfinite(float(value))}
+    return learner
+
+
+def train(config: TrainConfig, out: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Train a ConceptNet and write its checkpoint folder; returns the card. Nothing is written before the end.
+
+    Raises:
+        InputError: missing data, rules that do not fit the labels, no such device, ``out`` is not a folder.
+    """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"{out}: is not a folder; give another place for the checkpoint")
+    device = resolve_device(config.device)
+    data = _load(config)
+    progress = _Progress(config.epochs, quiet)
+    with _calm(config.threads):
+        learner = _fit(config, data, device, progress)
+    metrics = {key: float(value) for key, value in learner.trainer.callback_metrics.items()}
     card = {
-        "config": config.model_dump(),
+        "config": _shareable(config),
         "data": {
-            "name": images.name,
-            "sha256": images.digest(),
-            "train_images": len(fit),
-            "validation_images": len(held),
+            "name": Path(data.images.name).name,
+            "sha256": data.images.digest(),
+            "train_images": len(data.fit),
+            "validation_images": len(data.held),
         },
-        "rules_sha256": kb.digest(),
-        "metrics": metrics,
-        "history": history,
+        "rules_sha256": data.kb.digest(),
+        "metrics": {key: value for key, value in metrics.items() if math.isfinite(value)},
+        "history": progress.history,
         "seed": config.seed,
         "sigma": config.sigma,
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(progress.seconds, 1),
         "device": torch.cuda.get_device_name(0) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
     }
     save_checkpoint(out, learner.average.cpu(), card)
     return card
+
+
+def _shareable(config: TrainConfig) -> dict[str, Any]:
+    """The configuration for a card that travels: file names without the folders of this machine."""
+    content = config.model_dump(exclude={"root"})
+    return {**content, "data": Path(config.data).name, "rules": Path(config.rules).name}
