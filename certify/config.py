@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from neurosym.certify import exact
 from neurosym.errors import InputError
@@ -86,6 +86,20 @@ class CertifyConfig(_Section):
     attack: AttackSection = AttackSection()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(default=1, ge=1, description="processes that draw noise on the CPU")
+
+    @field_validator("alpha")
+    @classmethod
+    def _level(cls, value: str) -> str:
+        if not 0 < exact.from_text(value) < 1:
+            raise ValueError(f"{value} is not between 0 and 1; write e.g. 0.1 for 90 % coverage")
+        return value
+
+    @field_validator("radius", "sigma")
+    @classmethod
+    def _not_negative(cls, value: str) -> str:
+        if exact.from_text(value) < 0:
+            raise ValueError(f"{value} is negative; write a number >= 0")
+        return value
 
 
 def config_from_mapping(content: Any, where: str) -> CertifyConfig:

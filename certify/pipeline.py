@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurosym.certify.config import CertifyConfig
-from neurosym.certify.predicting import Prediction, predict_file, predict_images, with_classes
+from neurosym.certify.predicting import Prediction, predict_file, predict_images, read_evidence
 from neurosym.certify.sources import Source, demo_config, load_source, noise_samples
 from neurosym.certify.study import Finding, Settings, Split, advice, certify_split, radius_curve, split_rows
 from neurosym.errors import InputError
@@ -136,12 +136,11 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
     """
     import hashlib
 
-    from neurosym.certify.evidence import load_evidence
     from neurosym.logic.knowledge import KnowledgeBase
 
     start = time.perf_counter()
     kb = KnowledgeBase.from_yaml(rules) if rules is not None else None
-    calibration = with_classes(load_evidence(cal), kb)
+    calibration = read_evidence(cal, kb)
     if calibration.labels is None:
         raise InputError(f"{cal}: field 'labels' is missing; calibration needs one label a row")
     files = {"calibration": hashlib.sha256(cal.read_bytes()).hexdigest()}
@@ -153,7 +152,11 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
         split = split_rows(calibration.n, options.seed, share, 0.5 * (1 - share))
         evaluated = calibration.take(split.test)
     else:
-        evaluated = with_classes(load_evidence(test), kb)
+        evaluated = read_evidence(test, kb)
+        if type(evaluated) is not type(calibration):
+            raise InputError(
+                f"{test}: holds {type(evaluated).__name__}, but {cal} holds {type(calibration).__name__}; use one kind"
+            )
         if evaluated.predicates != calibration.predicates:
             raise InputError(
                 f"{test}: field 'predicates' differs from that of {cal}; evidence must name the same columns"
@@ -169,6 +172,7 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
     finding = certify_split(tuning, calibration.take(split.calibrate), evaluated, kb, settings)
     plain = _without_rules(finding, tuning, calibration.take(split.calibrate), evaluated, kb, settings)
     provenance = {
+        "evidence_kind": type(calibration).__name__,
         "evidence_sha256": files,
         "seed": options.seed,
         "rows": {"tune": split.tune.tolist(), "calibrate": split.calibrate.tolist()},
@@ -264,6 +268,7 @@ def _environment() -> dict[str, Any]:
 
 def _provenance(config: CertifyConfig, source: Source, split: Split, attacked: Attacked | None) -> dict[str, Any]:
     return {
+        "evidence_kind": "ModelEvidence",
         "config": config.model_dump(),
         "weights_sha256": source.weights_sha256,
         "data": {"name": source.images.name, "sha256": source.images.digest(), "images": len(source.images)},

@@ -40,17 +40,24 @@ class Prediction:
     labels: np.ndarray
 
 
-def with_classes(evidence: Any, kb: KnowledgeBase | None) -> Any:
-    """Evidence files do not say how many columns are classes; the rules do.
+def read_evidence(path: Path, kb: KnowledgeBase | None) -> Any:
+    """An evidence file; the rules, if any, say how many of its columns are classes.
 
     Raises:
-        InputError: the columns do not begin with the classes of the rules.
+        InputError: a malformed file, or columns that do not begin with the classes of the rules.
     """
+    from neurosym.certify.evidence import load_evidence
+
+    evidence: Any = load_evidence(path)
     if kb is None or evidence.num_classes == kb.num_classes:
         return evidence
     if evidence.predicates[: kb.num_classes] != kb.classes:
-        raise InputError(f"field 'predicates': must begin with the classes of the rules: {', '.join(kb.classes)}")
-    return replace(evidence, num_classes=kb.num_classes)
+        names = ", ".join(kb.classes)
+        raise InputError(f"{path}: field 'predicates' must begin with the classes of the rules: {names}")
+    try:
+        return replace(evidence, num_classes=kb.num_classes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _restore(path: Path) -> tuple[Certificate, Calibrated, KnowledgeBase | None, Reasoning]:
@@ -80,10 +87,11 @@ def predict_file(certificate: Path, evidence: Path) -> Prediction:
     Raises:
         InputError: the certificate or the file is malformed, or they do not belong together.
     """
-    from neurosym.certify.evidence import load_evidence
-
     document, calibrated, kb, reasoning = _restore(Path(certificate))
-    found = with_classes(load_evidence(evidence), kb)
+    found = read_evidence(Path(evidence), kb)
+    made_from = document.provenance.get("evidence_kind")
+    if type(found).__name__ != made_from:
+        raise InputError(f"{evidence}: holds {type(found).__name__}, but the certificate was made from {made_from}")
     names = tuple(document.predicates)
     if found.predicates != names:
         raise InputError(f"{evidence}: field 'predicates' is not that of the certificate: {', '.join(names[:4])}, ...")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,12 @@ def demo_config() -> CertifyConfig:
             "model": str(folder / "model"),
             "data": {"name": "demo"},
             "rules": str(folder / "rules.yaml"),
-            "alpha": "0.1",
-            "radius": "0.25",
+            "alpha": "0.05",
+            "radius": "0.125",
             "sigma": "0.25",
-            "trials": 128,
+            "trials": 192,
             "attack": {"images": 24, "steps": 10, "draws": 8},
+            "workers": 2,
         }
     )
 
@@ -107,7 +108,7 @@ def load_data(section: DataSection, seed: int, model: nn.Module, classes: tuple[
                 labels = archive["labels"]
         except OSError:
             raise InputError(f"{folder / 'labels.npz'}: the demo images are missing; install neurosym again") from None
-        images = load_mosaic(folder / "images.webp", labels)
+        images = replace(load_mosaic(folder / "images.webp", labels), name="GTSRB-12 demo")
     elif section.name.endswith(".npz"):
         images = load_npz(section.name)
     elif Path(section.name).is_dir():
