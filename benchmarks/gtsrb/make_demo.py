@@ -14,9 +14,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from neurosym.models.checkpoint import load_checkpoint
 from neurosym.models.data import ImageSet, load_images, load_mosaic
-from PIL import Image
 
 DEMO = Path(__file__).resolve().parents[2] / "neurosym" / "demo"
 COLUMNS = 30

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from neurosym.certify.sampling import ModelEvidence, cache_samples
 from neurosym.models.checkpoint import load_card, load_checkpoint
 from neurosym.models.data import load_images

@@ -100,7 +100,8 @@ def row(finding: Finding, evidence: list[Any], kb: KnowledgeBase) -> dict[str, A
 def tuned_size(finding: Finding) -> float:
     """The tuning split's own estimate of the chosen candidate's mean set size."""
     tuned, layer = finding.tuned, finding.classifier.reasoning
-    assert tuned is not None and layer is not None
+    assert tuned is not None
+    assert layer is not None
     return min(r.mean_size for r in tuned.table if (r.circuit, r.scale, r.p) == (layer.circuit, layer.scale, tuned.p))
 
 
