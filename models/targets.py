@@ -23,15 +23,15 @@ def _literals(formula: Formula) -> list[tuple[str, bool]] | None:
 def class_concept_matrix(kb: KnowledgeBase) -> np.ndarray:
     """Concept labels of each class, bool ``[K, L]``: the closure of the class under the implications among the rules.
 
-    Forward chaining over rules ``conjunction -> conjunction`` (and both directions of ``<->``) of positive weight,
+    Forward chaining over rules ``conjunction -> conjunction`` (and both directions of ``<->``),
     from the class being true and, as labels exclude each other, the other classes false. Other rules do not assign
     labels. A concept that nothing implies is labelled negative, the convention of COLEP's data sets.
     """
     implications = []
     for rule in kb.rules:
         formula = rule.formula
-        if rule.weight <= 0 or not isinstance(formula, Implies | Iff):
-            continue  # a negative weight says that the rule tends to be broken
+        if not isinstance(formula, Implies | Iff):
+            continue
         body, head = _literals(formula.left), _literals(formula.right)
         if body is not None and head is not None:
             implications.append((body, head))
