@@ -137,11 +137,7 @@ def _component_extrema(
             if categorical or not small or bool(found.exact.all()):
                 return found
     signs = monotone_signs(component.variables, component.factors)
-    found = (
-        _general_extrema(component, box, budget)
-        if signs is None
-        else _monotone_extrema(component, box, signs)
-    )
+    found = _general_extrema(component, box, budget) if signs is None else _monotone_extrema(component, box, signs)
     if categorical:
         # the box, not the simplex, was searched: exact only if the classes do not move
         fixed = ~box.free[:, : compiled.kb.num_classes].any(dim=1, keepdim=True)
@@ -215,9 +211,7 @@ def _mix(parts: list[tuple[Part, _PartBounds]], box: WeightBox, low: Tensor, hig
     slack = 2.0**-48 * len(parts)
     lower = torch.where(exact, lower, lower - slack).clamp(0.0, 1.0)
     upper = torch.where(exact, upper, upper + slack).clamp(0.0, 1.0)
-    return Bounds(
-        torch.where(inside, lower, low), torch.where(inside, upper, high), torch.where(inside, exact, True)
-    )
+    return Bounds(torch.where(inside, lower, low), torch.where(inside, upper, high), torch.where(inside, exact, True))
 
 
 def bounds(
@@ -268,8 +262,6 @@ def bounds(
         if part.beta > 0
     ]
     if not parts or low.shape[0] == 0:
-        return Bounds(
-            low.reshape(shape), high.reshape(shape), torch.ones(shape, dtype=torch.bool, device=low.device)
-        )
+        return Bounds(low.reshape(shape), high.reshape(shape), torch.ones(shape, dtype=torch.bool, device=low.device))
     result = _mix(parts, box, low, high)
     return Bounds(*(x.reshape(shape) for x in (result.lower, result.upper, result.exact)))

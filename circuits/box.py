@@ -41,9 +41,7 @@ class WeightBox:
 
     def take(self, rows: Tensor | slice) -> WeightBox:
         """The box restricted to some rows."""
-        return WeightBox(
-            self.pos_lo[rows], self.neg_lo[rows], self.pos_hi[rows], self.neg_hi[rows], self.free[rows]
-        )
+        return WeightBox(self.pos_lo[rows], self.neg_lo[rows], self.pos_hi[rows], self.neg_hi[rows], self.free[rows])
 
     def columns(self, index: Tensor) -> WeightBox:
         """The box restricted to some variables."""

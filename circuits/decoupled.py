@@ -37,9 +37,7 @@ def _class_to_concept(factor: Factor, num_classes: int, what: str) -> tuple[int,
     """(class, concept, polarity) of a rule ``class -> literal concept``."""
     if factor.group is not None or factor.formula is None:
         name = factor.group.name if factor.group is not None else "?"
-        raise InputError(
-            f"bound='decoupled': {what} group {name!r} is not a rule class -> concept; use bound='exact'"
-        )
+        raise InputError(f"bound='decoupled': {what} group {name!r} is not a rule class -> concept; use bound='exact'")
     form = implied_literals(factor.formula)
     place = dict(zip(factor.names, factor.scope, strict=True))
     if form is not None and len(form[1]) == 1:
@@ -70,9 +68,7 @@ def antecedent_signs(compiled: CompiledKnowledge) -> NDArray[np.int8]:
         own = np.zeros_like(signs)
         for component in part.components:
             for factor in component.factors:
-                head, tail, polarity = _class_to_concept(
-                    factor, compiled.kb.num_classes, f"circuit {part.name!r}"
-                )
+                head, tail, polarity = _class_to_concept(factor, compiled.kb.num_classes, f"circuit {part.name!r}")
                 if own[tail] not in (0, polarity) and factor.formula is not None:
                     raise InputError(
                         f"bound='decoupled': rule '{to_text(factor.formula)}' and another one give concept "

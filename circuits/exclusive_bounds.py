@@ -195,9 +195,7 @@ def _concept_directions(form: ExclusiveForm, concept: int) -> NDArray[np.int8] |
     directions = np.zeros(ell.shape[1], dtype=np.int8)
     for other in range(ell.shape[1]):
         column = ell[:, other]
-        agree = order * (
-            (column[:, None] > column[None, :]).astype(int) - (column[:, None] < column[None, :])
-        )
+        agree = order * ((column[:, None] > column[None, :]).astype(int) - (column[:, None] < column[None, :]))
         up, down = bool((agree > 0).any()), bool((agree < 0).any())
         directions[other] = 2 if up and down else int(up) - int(down)
     directions[concept] = 0
@@ -285,7 +283,5 @@ def exclusive_extrema(form: ExclusiveForm, box: WeightBox, categorical: bool) ->
         top = _class_posteriors(form, part, sensors, categorical, largest=True)
         lower[rows, :k], upper[rows, :k] = bottom, top
         exact[rows, :k] = _class_exact(form, part.free[:, k:])
-        lower[rows, k:], upper[rows, k:], exact[rows, k:] = _concept_bounds(
-            sensors, part, (bottom, top), categorical
-        )
+        lower[rows, k:], upper[rows, k:], exact[rows, k:] = _concept_bounds(sensors, part, (bottom, top), categorical)
     return ComponentBounds(lower, upper, exact).where_possible(_surely_possible(form, box, categorical))

@@ -154,9 +154,7 @@ def table_signs(
     edges = []
     for scope, table in tables:
         signs = pair_signs(table)
-        edges += [
-            (scope[i], scope[j], int(signs[i, j])) for i, j in zip(*np.nonzero(np.triu(signs)), strict=True)
-        ]
+        edges += [(scope[i], scope[j], int(signs[i, j])) for i, j in zip(*np.nonzero(np.triu(signs)), strict=True)]
     colour = _two_colour(variables, edges)
     if colour is None or not all(is_log_supermodular(t, [colour[v] for v in scope]) for scope, t in tables):
         return None

@@ -160,9 +160,7 @@ class _Search:
         bottom = _log_sum(self.component, _clamp(weights, target, ~side))
         return _difference(top, bottom, -torch.inf)
 
-    def tighten(
-        self, item: Tensor, state: Tensor, value: Tensor, high: Tensor, low: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def tighten(self, item: Tensor, state: Tensor, value: Tensor, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
         """Intersect an enclosure of log N_i1 / N_i0, target held at ``value``, with the cutset's; NaN is unknown."""
         if self.plan is not None:
             cut_high, cut_low = self.cut_ratios(self.plan, item, state, value)
@@ -201,12 +199,10 @@ class _Search:
         row, target, side = self.problems.row[item], self.problems.target[item], self.problems.side[item]
         least, most, centre = self.extremes(row, state)
         n_least, n_most = (
-            _sums(self.component, _clamp(w, target, side), g)
-            for w, g in ((least, -torch.inf), (most, torch.inf))
+            _sums(self.component, _clamp(w, target, side), g) for w, g in ((least, -torch.inf), (most, torch.inf))
         )
         m_least, m_most = (
-            _sums(self.component, _clamp(w, target, ~side), g)
-            for w, g in ((least, -torch.inf), (most, torch.inf))
+            _sums(self.component, _clamp(w, target, ~side), g) for w, g in ((least, -torch.inf), (most, torch.inf))
         )
         free = state == FREE
         n_up, n_down = n_most.on - n_least.off, n_least.on - n_most.off

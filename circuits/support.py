@@ -53,9 +53,7 @@ def _pair_clauses(factor: Factor, place: dict[int, int]) -> list[tuple[int, int]
             if i == j:
                 clauses += [(2 * at[i] + b, 2 * at[i] + b) for b in (0, 1) if not shadow[b]]
             else:
-                clauses += [
-                    (2 * at[i] + a, 2 * at[j] + b) for a in (0, 1) for b in (0, 1) if not shadow[a, b]
-                ]
+                clauses += [(2 * at[i] + a, 2 * at[j] + b) for a in (0, 1) for b in (0, 1) if not shadow[a, b]]
     return clauses if bool((implied == allowed).all()) else None
 
 

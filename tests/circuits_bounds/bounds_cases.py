@@ -83,9 +83,7 @@ def random_class_knowledge(rng: np.random.Generator) -> KnowledgeBase:
             members = rng.choice(concepts, 2, replace=False)
             both = tuple(literal(rng, str(q)) for q in members)
             body: Formula = And(both) if rng.random() < 0.7 else Or(both)
-            rules.append(
-                Rule(Implies(Var(c), body), math.inf if rng.random() < 0.2 else float(rng.uniform(0.1, 3)))
-            )
+            rules.append(Rule(Implies(Var(c), body), math.inf if rng.random() < 0.2 else float(rng.uniform(0.1, 3))))
     return KnowledgeBase(tuple(classes), tuple(concepts), tuple(rules))
 
 

@@ -38,9 +38,7 @@ def test_mixture_with_opposite_signs() -> None:
         lower, upper = tensors([0.4, low], [0.6, high])
         found = bounds(kb, lower, upper)
         assert not found.exact[0]
-        inside = np.stack(np.meshgrid(np.linspace(0.4, 0.6, 41), np.linspace(low, high, 41)), -1).reshape(
-            -1, 2
-        )
+        inside = np.stack(np.meshgrid(np.linspace(0.4, 0.6, 41), np.linspace(low, high, 41)), -1).reshape(-1, 2)
         values = oracle.probabilities(mix, inside)
         assert (values >= found.lower.numpy()).all()
         assert (values <= found.upper.numpy()).all()
@@ -124,12 +122,8 @@ def test_decoupled_equals_equation_4() -> None:
         )
 
     found = bounds(kb, *tensors([sl, yl, ol], [sh, yh, oh]), bound="decoupled")
-    assert found.upper[0].item() == pytest.approx(
-        1 / (1 + (1 - sh) * z(0, yh, ol) / (sh * z(1, yl, oh))), abs=1e-9
-    )
-    assert found.lower[0].item() == pytest.approx(
-        1 / (1 + (1 - sl) * z(0, yl, oh) / (sl * z(1, yh, ol))), abs=1e-9
-    )
+    assert found.upper[0].item() == pytest.approx(1 / (1 + (1 - sh) * z(0, yh, ol) / (sh * z(1, yl, oh))), abs=1e-9)
+    assert found.lower[0].item() == pytest.approx(1 / (1 + (1 - sl) * z(0, yl, oh) / (sl * z(1, yh, ol))), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -254,9 +248,7 @@ def test_share_on_the_simplex_against_cvxpy() -> None:
         gain = np.exp(rng.normal(0, 2, k))
         ratio = torch.tensor(np.log(gain)[None, None, :] - np.log(gain)[None, :, None])
         for largest in (True, False):
-            got = extreme_share(torch.tensor(lower[None]), torch.tensor(upper[None]), ratio, largest)[
-                0
-            ].numpy()
+            got = extreme_share(torch.tensor(lower[None]), torch.tensor(upper[None]), ratio, largest)[0].numpy()
             for c in range(k):
                 # Charnes-Cooper: y = pi t with sum gain y = 1
                 y, t = cp.Variable(k), cp.Variable(nonneg=True)
@@ -283,9 +275,7 @@ def test_search_and_corners_agree_with_the_table(seed: int) -> None:
         for part in compile(kb).parts:
             for component in part.components:
                 at = torch.tensor(component.variables)
-                box = WeightBox(
-                    low[:, at], 1 - low[:, at], high[:, at], 1 - high[:, at], low[:, at] < high[:, at]
-                )
+                box = WeightBox(low[:, at], 1 - low[:, at], high[:, at], 1 - high[:, at], low[:, at] < high[:, at])
                 truth = dense_extrema(component, box)
                 good = truth.exact.all(dim=1).nonzero()[:, 0]
                 if good.numel() == 0:

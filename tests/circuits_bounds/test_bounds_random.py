@@ -20,16 +20,12 @@ import box_extrema as oracle  # noqa: E402
 Claim = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def claims(
-    compiled: CompiledKnowledge, lower: np.ndarray, upper: np.ndarray, budget: int = 4096
-) -> list[Claim]:
+def claims(compiled: CompiledKnowledge, lower: np.ndarray, upper: np.ndarray, budget: int = 4096) -> list[Claim]:
     found = bounds(compiled, torch.tensor(lower), torch.tensor(upper), budget=budget)
     return list(zip(found.lower.numpy(), found.upper.numpy(), found.exact.numpy(), strict=True))
 
 
-def assert_right(
-    kb: KnowledgeBase, circuit: str, kind: str, seed: int, budget: int = 4096
-) -> tuple[int, int]:
+def assert_right(kb: KnowledgeBase, circuit: str, kind: str, seed: int, budget: int = 4096) -> tuple[int, int]:
     """Two boxes; returns (bounds called exact, all bounds)."""
     rng = np.random.default_rng(seed)
     if kind == "categorical":

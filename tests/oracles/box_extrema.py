@@ -110,9 +110,7 @@ def vertices(mix: Mixture, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     return np.hstack([np.repeat(classes, len(concepts), axis=0), np.tile(concepts, (len(classes), 1))])
 
 
-def interior(
-    rng: np.random.Generator, mix: Mixture, lower: np.ndarray, upper: np.ndarray, n: int
-) -> np.ndarray:
+def interior(rng: np.random.Generator, mix: Mixture, lower: np.ndarray, upper: np.ndarray, n: int) -> np.ndarray:
     """Random points inside, [n, V]."""
     points = lower + rng.random((n, len(lower))) * (upper - lower)
     k = mix.categorical_classes
