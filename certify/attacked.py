@@ -82,7 +82,7 @@ def attack_rows(
         source.model,
         pairs,
         config.sigma,
-        config.trials,
+        config.draws,
         config.seed,
         predicates=source.predicates,
         num_classes=source.num_classes,

@@ -13,6 +13,7 @@ from neurosym.errors import InputError
 METHODS = ("vanilla", "rcp1", "bincp", "colep")
 Method = Literal["vanilla", "rcp1", "bincp", "colep"]
 Circuit = Literal["auto", "none", "rules", "exclusive"]
+ONE_DRAW = ("vanilla", "rcp1")  # methods that use one noise draw a point
 
 
 def _number_text(value: Any) -> str:
@@ -29,7 +30,7 @@ Decimal = Annotated[str, BeforeValidator(_number_text)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSection(_Section):
@@ -81,7 +82,7 @@ class CertifyConfig(_Section):
     radius: Decimal = "0.25"
     sigma: Decimal = "0.25"
     trials: int = Field(default=256, ge=1, description="noise draws for each image")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     splits: SplitSection = SplitSection()
     attack: AttackSection = AttackSection()
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -94,12 +95,24 @@ class CertifyConfig(_Section):
             raise ValueError(f"{value} is not between 0 and 1; write e.g. 0.1 for 90 % coverage")
         return value
 
-    @field_validator("radius", "sigma")
+    @field_validator("radius")
     @classmethod
     def _not_negative(cls, value: str) -> str:
         if exact.from_text(value) < 0:
             raise ValueError(f"{value} is negative; write a number >= 0")
         return value
+
+    @field_validator("sigma")
+    @classmethod
+    def _positive(cls, value: str) -> str:
+        if exact.from_text(value) <= 0:
+            raise ValueError(f"{value} is no noise; write a number above 0, that of the training as a rule")
+        return value
+
+    @property
+    def draws(self) -> int:
+        """Noise draws for each image that the method looks at."""
+        return 1 if self.method in ONE_DRAW else self.trials
 
 
 def config_from_mapping(content: Any, where: str) -> CertifyConfig:
@@ -132,7 +145,7 @@ def load_config(path: str | Path) -> CertifyConfig:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML configuration") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not text, or an impossible date
         raise InputError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
     config = config_from_mapping(content, str(path))
     return config.model_copy(update=_anchored(config, path.parent))

@@ -82,6 +82,32 @@ def _settings(config: CertifyConfig) -> Settings:
     return Settings(config.method, config.alpha, config.radius, config.score, config.circuit, config.bound, config.seed)
 
 
+def _preflight(config: CertifyConfig, settings: Settings, kb: KnowledgeBase | None) -> None:
+    """Refuse now what calibration would refuse after the noise has been drawn.
+
+    Raises:
+        InputError: options that contradict each other, or numbers that no threshold belongs to.
+    """
+    from neurosym.certify import bincp, scores
+    from neurosym.certify.reasoning import Reasoning
+    from neurosym.certify.smoothing import rcp1_level
+    from neurosym.certify.tuning import candidates
+
+    settings.classifier(kb)
+    if config.circuit == "auto" and config.splits.tune > 0:
+        candidates(kb, config.class_kind, config.score)
+    else:
+        circuit = config.circuit
+        if circuit == "auto":
+            circuit = "exclusive" if kb is not None and (kb.rules or kb.groups) else "none"
+        scores.resolve(config.score, Reasoning(kb, circuit, config.class_kind).simplex)
+    if config.method == "rcp1":
+        rcp1_level(config.alpha, config.radius, config.sigma)
+    elif config.method == "bincp":
+        numbers = (config.alpha, config.radius, config.sigma)
+        bincp.votes_plan(*numbers, config.trials, config.trials, bincp.DEFAULT_P)
+
+
 def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, progress: bool = True) -> Outcome:
     """Certify a network on its data and write ``certificate.json``, ``sets.npz`` and ``report.html`` to ``out``.
 
@@ -97,9 +123,7 @@ def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, pr
     source = load_source(config)
     split = split_rows(len(source.images), config.seed, config.splits.tune, config.splits.calibrate)
     settings = _settings(config)
-    settings.classifier(source.kb)
-    if config.method == "vanilla" and settings.radius != "0":
-        raise InputError(f"method vanilla: radius {config.radius} cannot be certified; use bincp, rcp1 or colep")
+    _preflight(config, settings, source.kb)
     writable(out)
     samples = noise_samples(config, source, out / WORK, resume=resume, progress=progress)
     evidence = _method_evidence(config.method, samples)
@@ -147,7 +171,8 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
     settings = Settings(
         options.method, options.alpha, options.radius, options.score, options.circuit, options.bound, options.seed
     )
-    share = options.tune if options.circuit == "auto" or options.method == "bincp" else 0.0
+    choose = options.method == "bincp" or (options.circuit == "auto" and kb is not None and (kb.rules or kb.groups))
+    share = options.tune if choose else 0.0
     if test is None:
         split = split_rows(calibration.n, options.seed, share, 0.5 * (1 - share))
         evaluated = calibration.take(split.test)
@@ -161,13 +186,12 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
             raise InputError(
                 f"{test}: field 'predicates' differs from that of {cal}; evidence must name the same columns"
             )
-        order = split_rows(calibration.n, options.seed, share, (1 - share) / 2)
-        tune_rows = order.tune if share else order.tune[:0]
+        tune_rows = np.arange(0)
+        if share:
+            tune_rows = split_rows(calibration.n, options.seed, share, (1 - share) / 2).tune
         kept = np.setdiff1d(np.arange(calibration.n), tune_rows)
         split = Split(tune_rows, kept, np.arange(evaluated.n))
         files["test"] = hashlib.sha256(test.read_bytes()).hexdigest()
-    if options.method == "vanilla" and settings.radius != "0":
-        raise InputError(f"method vanilla: radius {options.radius} cannot be certified; use colep, bincp or rcp1")
     tuning = calibration.take(split.tune) if len(split.tune) else None
     finding = certify_split(tuning, calibration.take(split.calibrate), evaluated, kb, settings)
     plain = _without_rules(finding, tuning, calibration.take(split.calibrate), evaluated, kb, settings)

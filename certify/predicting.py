@@ -17,6 +17,7 @@ from neurosym.errors import InputError
 if TYPE_CHECKING:
     from neurosym.certify.records import Calibrated
     from neurosym.certify.schema import Certificate
+    from neurosym.certify.sources import Network
     from neurosym.logic.knowledge import KnowledgeBase
 
 LABEL_TRIALS = 64  # noise draws for a label when no certificate asks for more
@@ -93,12 +94,34 @@ def predict_file(certificate: Path, evidence: Path) -> Prediction:
     if type(found).__name__ != made_from:
         raise InputError(f"{evidence}: holds {type(found).__name__}, but the certificate was made from {made_from}")
     names = tuple(document.predicates)
-    if found.predicates != names:
+    if kb is None and found.predicates != names:
         raise InputError(f"{evidence}: field 'predicates' is not that of the certificate: {', '.join(names[:4])}, ...")
+    try:
+        reasoning.columns(found.predicates)  # the rules find their columns by name
+    except InputError as error:
+        raise InputError(f"{evidence}: {error}") from None
     if found.num_classes != len(document.classes):
         found = replace(found, num_classes=len(document.classes))
     sets, best = _predict(calibrated, reasoning, found, secrets.randbits(62))
     return Prediction(sets, tuple(document.classes), tuple(str(i) for i in range(found.n)), best)
+
+
+def _same_network(
+    document: Certificate, kb: KnowledgeBase | None, network: Network, place: str, of: CertifyConfig
+) -> None:
+    """Refuse a network, or rules, other than those of the certificate (which brings its own rules)."""
+    recorded = document.provenance.get("weights_sha256")
+    if recorded is None:
+        raise InputError(f"{place}: made from evidence files, not from a network; predict with --evidence")
+    if recorded != network.weights_sha256:
+        raise InputError(f"{place}: made for a network with other weights than {of.model}")
+    classes = network.predicates[: network.num_classes]
+    if classes != tuple(document.classes) or (kb is None and network.predicates != tuple(document.predicates)):
+        raise InputError(
+            f"{place}: made for outputs with other names than those of {of.model}; use the same rules file"
+        )
+    if network.kb is not None and (kb is None or kb.digest() != network.kb.digest()):
+        raise InputError(f"{place}: made with other rules than {of.rules}; use those, or leave rules out")
 
 
 def predict_images(
@@ -121,10 +144,8 @@ def predict_images(
     restored = None if certificate is None else _restore(Path(certificate))
     sigma, trials = config.sigma, min(config.trials, LABEL_TRIALS)
     if restored is not None:
-        document, calibrated = restored[:2]
-        recorded = document.provenance.get("weights_sha256")
-        if recorded != network.weights_sha256:
-            raise InputError(f"{certificate}: made for a network with other weights than {config.model}")
+        document, calibrated, kb, _ = restored
+        _same_network(document, kb, network, f"{certificate}", config)
         sigma, trials = calibrated.sigma, int(calibrated.derived.get("trials_test", 1))
     evidence: Any = ModelEvidence(
         network.model,

@@ -16,7 +16,8 @@ from neurosym.errors import InputError
 def with_radius(calibrated: Calibrated, radius: Number) -> Calibrated:
     """The predictor that the same calibration data give at ``radius``, all else equal.
 
-    RCP1 moves its level and so its threshold; BinCP its votes needed; COLEP from votes its tables of boxes.
+    RCP1 moves its level and so its threshold; BinCP its votes needed; COLEP from votes its tables of boxes. Notes are
+    left out: they speak of the radius of the calibration.
 
     Raises:
         InputError: boxes and noise-free methods, which hold for one radius only.
@@ -34,6 +35,7 @@ def with_radius(calibrated: Calibrated, radius: Number) -> Calibrated:
             rank=conformal_rank(calibrated.n, level),
             threshold=conformal_quantile(calibrated.calibration["scores"], level),
             derived=derived,
+            notes=(),
         )
     shares = {item.name: item.amount for item in calibrated.budget}
     if calibrated.method == "bincp":
@@ -48,7 +50,7 @@ def with_radius(calibrated: Calibrated, radius: Number) -> Calibrated:
             shares[bincp.CLEAN],
             shares[bincp.ATTACKED],
         )
-        return replace(calibrated, radius=text, derived=derived)
+        return replace(calibrated, radius=text, derived=derived, notes=())
     if calibrated.method == "colep" and "votes" in calibrated.calibration:
         ratio = float(radius_over_sigma(radius, calibrated.sigma))
         lower, upper = colep.vote_tables(
@@ -58,6 +60,11 @@ def with_radius(calibrated: Calibrated, radius: Number) -> Calibrated:
             float(calibrated.derived["attacked_failure_per_side"]),
             float(calibrated.derived["clean_failure_per_side"]),
         )
-        moved = {"radius_over_sigma": ratio, "attacked_lower": tuple(lower), "attacked_upper": tuple(upper)}
-        return replace(calibrated, radius=text, derived={**calibrated.derived, **moved})
+        moved: dict[str, Any] = {
+            **calibrated.derived,
+            "radius_over_sigma": ratio,
+            "attacked_lower": tuple(lower.tolist()),
+            "attacked_upper": tuple(upper.tolist()),
+        }
+        return replace(calibrated, radius=text, derived=moved, notes=())
     raise InputError(f"method {calibrated.method}: its evidence holds for radius {calibrated.radius} only")

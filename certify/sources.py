@@ -185,7 +185,7 @@ def noise_samples(
         source.model,
         source.images,
         config.sigma,
-        config.trials,
+        config.draws,
         config.seed,
         predicates=source.predicates,
         num_classes=source.num_classes,

@@ -51,13 +51,15 @@ def split_rows(n: int, seed: int, tune: float = 0.2, calibrate: float = 0.4) -> 
     """A uniformly random split of ``n`` rows by shares; the rest is for testing.
 
     Raises:
-        InputError: too few rows to give each part at least 4.
+        InputError: too few rows to give each part at least 4, or a seed out of range.
     """
+    if not 0 <= seed < 1 << 64:
+        raise InputError(f"seed: {seed} is out of range; use an integer from 0 to 2^64 - 1")
     order = np.random.Generator(np.random.Philox(key=np.array([seed, TUNE_STREAM], dtype=np.uint64))).permutation(n)
     first = round(n * tune)
     second = first + round(n * calibrate)
     if min(second - first, n - second) < 4 or (tune > 0 and first < 4):
-        raise InputError(f"{n} images are too few to split; give more images or other splits shares")
+        raise InputError(f"{n} images are too few to split; give more images or other shares")
     return Split(np.sort(order[:first]), np.sort(order[first:second]), np.sort(order[second:]))
 
 
@@ -74,6 +76,15 @@ class Settings:
     seed: int = 0
 
     def classifier(self, kb: KnowledgeBase | None) -> RobustConformalClassifier:
+        """What these settings ask for, not calibrated yet.
+
+        Raises:
+            InputError: unknown names, or settings that contradict each other.
+        """
+        if self.method == "vanilla" and exact.decimal(self.radius, "radius") != 0:
+            raise InputError(f"method vanilla: radius {self.radius} cannot be certified; use bincp, rcp1 or colep")
+        if self.bound != "exact" and self.method != "colep":
+            raise InputError(f"bound {self.bound}: only method colep bounds circuits, not {self.method}; leave it out")
         return RobustConformalClassifier(
             self.method,
             self.alpha,

@@ -112,7 +112,8 @@ class ConceptNet(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.trunk((images - self.center) / self.spread)
+        center, spread = cast(Tensor, self.center), cast(Tensor, self.spread)
+        features = self.trunk((images - center) / spread)
         logits = self.class_head(features)
         if self.num_concepts:
             logits = torch.cat([logits, self.concept_head(features)], dim=1)

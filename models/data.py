@@ -74,7 +74,9 @@ def load_gtsrb(root: str | Path, split: str, *, class_ids: Sequence[int] | None 
             f"{root}: no GTSRB {split} images there ({error}); run: neurosym data gtsrb --root {root} --download"
         ) from None
     wanted = {c: i for i, c in enumerate(class_ids)} if class_ids is not None else {c: c for c in range(43)}
-    images, labels, groups = [], [], []
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    groups: list[int] = []
     for path, label in dataset._samples:
         if label not in wanted:
             continue

@@ -109,8 +109,8 @@ class ConceptLearner(pl.LightningModule):
         classes = self.model.num_classes
         total = functional.cross_entropy(logits[:, :classes], labels)
         if self.model.num_concepts:
-            target = self.concepts_of[labels]  # type: ignore[index]
-            weight = torch.where(target > 0.5, self.positive, self.negative)  # type: ignore[arg-type]
+            target = self.concepts_of[labels]
+            weight = torch.where(target > 0.5, self.positive, self.negative)
             bce = functional.binary_cross_entropy_with_logits(logits[:, classes:], target, weight=weight)
             total = total + self.concept_loss * bce
         return total
@@ -151,7 +151,7 @@ class ConceptLearner(pl.LightningModule):
             batch_size=len(labels),
         )
         if self.model.num_concepts:
-            right = (noisy[:, classes:] > 0) == (self.concepts_of[labels] > 0.5)  # type: ignore[index]
+            right = (noisy[:, classes:] > 0) == (self.concepts_of[labels] > 0.5)
             self.log("val_concepts", right.float().mean(), on_epoch=True, batch_size=len(labels))
 
     def on_validation_epoch_end(self) -> None:

@@ -232,7 +232,7 @@ def _fit(config: TrainConfig, data: _Data, device: torch.device, progress: _Prog
     kb, size = data.kb, data.images.images.shape[-1]
     model = ConceptNet(kb.classes, kb.concepts, image_size=size, trunk=config.trunk, width=config.width)
     learner = ConceptLearner(
-        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last),
         class_concept_matrix(kb),
         np.bincount(data.fit.labels, minlength=len(kb.classes)),
         sigma=config.sigma,
