@@ -134,7 +134,7 @@ def compare(data: dict[str, Any]) -> list[dict[str, Any]]:
                 "error": error,
                 "room": inside,
                 "smaller": inside and difference < -2 * error,
-                "harmless": difference <= error,
+                "harmless": difference <= size_error,
             }
         )
     return out
@@ -219,8 +219,8 @@ def readme_block(found: dict[str, tuple[dict[str, Any], dict[str, Any] | None]])
             f"**{title}**, {data['images']} official test images, {CLASSES[name]} classes, {data['splits']} splits, "
             f"{data['trials']} draws, n_cal = {n_cal}; clean / smoothed accuracy by sigma: {accuracy}. Mean robust set "
             f"size ± standard error over splits; bold: rules make sets smaller by more than two standard errors "
-            f"({smaller} of the {room} cells whose model-only size leaves room, 1.1 to 0.7 K); not larger beyond one "
-            f"standard error in {harmless} of {len(checks)} cells.\n\n{short_table(data, attack)}"
+            f"({smaller} of the {room} cells whose model-only size leaves room, 1.1 to 0.7 K); not larger than model only by "
+            f"more than its standard error in {harmless} of {len(checks)} cells.\n\n{short_table(data, attack)}"
         )
     plots = " ".join(f"![{name}](benchmarks/results/{name}.png)" for name in found)
     notes = (

@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, default=Path("runs/samples"))
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--trials", type=int, default=256)
-    parser.add_argument("--only-default", action="store_true", help="model only and ours, no other methods")
+    parser.add_argument("--rows", nargs="*", help="other rows than model only and ours; all by default")
     options = parser.parse_args()
     torch.set_num_threads(1)
     kb = KnowledgeBase.from_yaml(HERE / f"{options.set}.yaml")
@@ -167,7 +167,9 @@ def main() -> None:
     accuracies = {s: accuracy(samples, options.samples, f"{options.set}_{s}") for s, samples in cached.items()}
     votes = {s: votes_from_samples(samples) for s, samples in cached.items()}
     samples = {s: Remembered.of(base) for s, base in cached.items()}
-    wanted = [] if options.only_default else [label for label in ROWS if label not in (BASELINE, DEFAULT)]
+    wanted = [label for label in ROWS if label not in (BASELINE, DEFAULT)]
+    if options.rows is not None:
+        wanted = [label for label in wanted if label in options.rows]
     rows: list[dict[str, Any]] = []
     for seed in range(options.splits):
         rows += one_split(seed, samples, votes, kb, wanted)

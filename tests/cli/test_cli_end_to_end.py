@@ -181,17 +181,14 @@ def test_files_that_are_no_archives(run: Any, refused: Any, written: Writer, tmp
         (tmp_path / name).write_bytes(before)
 
 
-KINDS_MIXED = pytest.mark.xfail(reason="evidence of two kinds is not told apart yet", strict=False)
 
 
-@KINDS_MIXED
 def test_test_evidence_of_another_kind(run: Any, refused: Any, written: Writer, tmp_path: Path) -> None:
     words = written("probs")
     np.savez(tmp_path / "test.npz", **fields("votes", 1))
     refused(run("certify", *words, *VANILLA), folder=tmp_path / "out")
 
 
-@KINDS_MIXED
 def test_predict_refuses_another_kind(run: Any, refused: Any, written: Writer, tmp_path: Path) -> None:
     assert run("certify", *written("probs"), *VANILLA).code == 0
     np.savez(tmp_path / "x.npz", **fields("votes", 1))
