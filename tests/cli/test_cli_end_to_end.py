@@ -181,8 +181,6 @@ def test_files_that_are_no_archives(run: Any, refused: Any, written: Writer, tmp
         (tmp_path / name).write_bytes(before)
 
 
-
-
 def test_test_evidence_of_another_kind(run: Any, refused: Any, written: Writer, tmp_path: Path) -> None:
     words = written("probs")
     np.savez(tmp_path / "test.npz", **fields("votes", 1))
