@@ -224,8 +224,8 @@ def readme_block(found: dict[str, tuple[dict[str, Any], dict[str, Any] | None]])
         )
     plots = " ".join(f"![{name}](benchmarks/results/{name}.png)" for name in found)
     notes = (
-        "\"Model only\" and \"ours\" are BinCP on the same noise draws; ours reasons over each draw with the circuit and "
-        "weight that a separate tuning split chose (or with none). \"COLEP, published\" is COLEP's circuit (w = 1.5) with its "
+        '"Model only" and "ours" are BinCP on the same noise draws; ours reasons over each draw with the circuit and '
+        'weight that a separate tuning split chose (or with none). "COLEP, published" is COLEP\'s circuit (w = 1.5) with its '
         "decoupled bound on vote counts, but calibrated at a sound level. Sigma is chosen per radius on the tuning split. "
         "Networks were trained and all figures measured on 2 CPU cores; GPU speed and CPU/GPU vote agreement: not measured. "
         "All rows: `benchmarks/results/gtsrb.md`.\n"
