@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurosym.certify.config import CertifyConfig
-from neurosym.certify.predicting import Prediction, predict_file, predict_images, read_evidence
+from neurosym.certify.file_parts import FileOptions, file_hashes, file_parts
+from neurosym.certify.predicting import Prediction, predict_file, predict_images
 from neurosym.certify.sources import Source, demo_config, load_source, noise_samples
 from neurosym.certify.study import Finding, Settings, Split, advice, certify_split, radius_curve, split_rows
 from neurosym.errors import InputError
@@ -39,20 +40,6 @@ __all__ = [
 
 WORK = ".work"  # folder inside --out that holds what an interrupted run can go on from
 SHOWN = 12  # example images in the report
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """Options of a certification from evidence files; numbers as decimal text."""
-
-    method: str = "colep"
-    score: str = "lac"
-    circuit: Literal["auto", "none", "rules", "exclusive"] = "auto"
-    bound: Literal["exact", "decoupled"] = "exact"
-    alpha: str = "0.1"
-    radius: str = "0"
-    seed: int = 0
-    tune: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -158,40 +145,15 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
     Raises:
         InputError: anything wrong with the files or their fit.
     """
-    import hashlib
-
     from neurosym.logic.knowledge import KnowledgeBase
 
     start = time.perf_counter()
     kb = KnowledgeBase.from_yaml(rules) if rules is not None else None
-    calibration = read_evidence(cal, kb)
-    if calibration.labels is None:
-        raise InputError(f"{cal}: field 'labels' is missing; calibration needs one label a row")
-    files = {"calibration": hashlib.sha256(cal.read_bytes()).hexdigest()}
     settings = Settings(
         options.method, options.alpha, options.radius, options.score, options.circuit, options.bound, options.seed
     )
-    choose = options.method == "bincp" or (options.circuit == "auto" and kb is not None and (kb.rules or kb.groups))
-    share = options.tune if choose else 0.0
-    if test is None:
-        split = split_rows(calibration.n, options.seed, share, 0.5 * (1 - share))
-        evaluated = calibration.take(split.test)
-    else:
-        evaluated = read_evidence(test, kb)
-        if type(evaluated) is not type(calibration):
-            raise InputError(
-                f"{test}: holds {type(evaluated).__name__}, but {cal} holds {type(calibration).__name__}; use one kind"
-            )
-        if evaluated.predicates != calibration.predicates:
-            raise InputError(
-                f"{test}: field 'predicates' differs from that of {cal}; evidence must name the same columns"
-            )
-        tune_rows = np.arange(0)
-        if share:
-            tune_rows = split_rows(calibration.n, options.seed, share, (1 - share) / 2).tune
-        kept = np.setdiff1d(np.arange(calibration.n), tune_rows)
-        split = Split(tune_rows, kept, np.arange(evaluated.n))
-        files["test"] = hashlib.sha256(test.read_bytes()).hexdigest()
+    calibration, evaluated, split = file_parts(cal, test, kb, options)
+    files = file_hashes(cal, test)
     tuning = calibration.take(split.tune) if len(split.tune) else None
     finding = certify_split(tuning, calibration.take(split.calibrate), evaluated, kb, settings)
     plain = _without_rules(finding, tuning, calibration.take(split.calibrate), evaluated, kb, settings)
