@@ -14,6 +14,7 @@ from neurosym.certify.study import Finding, predicted
 
 ATTACK_STREAM = 1  # the defender's fresh noise on attacked images
 ATTACK_SEED = 7
+WIDEST, NARROWEST = 0.05, 0.002  # widths of the sigmoid that stands for a vote, in units of the score
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ def attack_rows(
     images = torch.from_numpy(source.images.images[rows]).float().div_(255.0)
     labels = torch.from_numpy(source.images.labels[rows])
     votes = record.method == "bincp" and record.score == "lac" and np.isfinite(record.threshold)
+    # A sigmoid as wide as the threshold's distance from 0 or 1: wider, confident images would give no gradient.
+    distance = min(record.threshold, 1.0 - record.threshold) if votes else 1.0
+    temperature = min(WIDEST, max(NARROWEST, 0.5 * distance))
     model = source.model.to(pick_device(config.device))
     adversarial = pgd_l2(
         model,
@@ -73,6 +77,7 @@ def attack_rows(
         seed=ATTACK_SEED + config.seed,
         loss="vote" if votes else "score",
         threshold=record.threshold if votes else None,
+        temperature=temperature,
         num_classes=source.num_classes,
         class_kind=config.class_kind,
         indices=rows,

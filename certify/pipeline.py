@@ -17,7 +17,16 @@ from neurosym.certify.config import CertifyConfig
 from neurosym.certify.file_parts import FileOptions, file_hashes, file_parts
 from neurosym.certify.predicting import Prediction, predict_file, predict_images
 from neurosym.certify.sources import Source, demo_config, load_source, noise_samples
-from neurosym.certify.study import Finding, Settings, Split, advice, certify_split, radius_curve, split_rows
+from neurosym.certify.study import (
+    Finding,
+    Settings,
+    Split,
+    advice,
+    certify_split,
+    radius_curve,
+    says_nothing,
+    split_rows,
+)
 from neurosym.errors import InputError
 
 if TYPE_CHECKING:
@@ -255,7 +264,7 @@ def _environment() -> dict[str, Any]:
 def _provenance(config: CertifyConfig, source: Source, split: Split, attacked: Attacked | None) -> dict[str, Any]:
     return {
         "evidence_kind": "ModelEvidence",
-        "config": config.model_dump(),
+        "config": _portable(config),
         "weights_sha256": source.weights_sha256,
         "data": {"name": source.images.name, "sha256": source.images.digest(), "images": len(source.images)},
         "rules_sha256": None if source.kb is None else source.kb.digest(),
@@ -264,6 +273,16 @@ def _provenance(config: CertifyConfig, source: Source, split: Split, attacked: A
         "attack": None if attacked is None else attacked.record(),
         **_environment(),
     }
+
+
+def _portable(config: CertifyConfig) -> dict[str, Any]:
+    """The configuration with file names for paths: hashes identify the files, and folders are nobody's business."""
+    content = config.model_dump()
+    for key in ("model", "weights", "rules"):
+        if content[key] is not None and Path(content[key]).exists():
+            content[key] = Path(content[key]).resolve().name
+    content["data"] |= {"name": Path(content["data"]["name"]).name, "root": None}
+    return content
 
 
 def _summary(finding: Finding, plain: Finding, split: Split, attacked: Attacked | None) -> dict[str, Any]:
@@ -290,8 +309,8 @@ def _summary(finding: Finding, plain: Finding, split: Split, attacked: Attacked 
         "certified_coverage": None if finding.certified is None else finding.certified.lower,
         "attacked_coverage": None if attacked is None else attacked.coverage,
         "attacked_images": 0 if attacked is None else attacked.images,
-        "trivial": record.trivial,
-        "advice": advice(record),
+        "trivial": says_nothing(finding),
+        "advice": advice(finding),
     }
     if finding.labels is not None and len(finding.sets):
         covered = int(finding.sets[np.arange(len(finding.sets)), finding.labels].sum())

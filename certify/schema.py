@@ -35,6 +35,8 @@ class Real(_Model):
             raise ValueError(f"{self.hex!r} / {self.decimal!r} is not a number") from None
         if first != second:
             raise ValueError(f"hex {self.hex} and decimal {self.decimal} are different numbers")
+        if (self.hex, self.decimal) != (first.hex(), repr(first)):
+            raise ValueError(f"hex {self.hex} and decimal {self.decimal} are spelled {first.hex()} and {first!r}")
         return self
 
     @property

@@ -197,9 +197,15 @@ def radius_curve(finding: Finding, steps: Sequence[str] = CURVE_STEPS) -> list[C
     return points
 
 
-def advice(calibrated: Calibrated) -> str | None:
-    """What would make a trivial certificate say something; None when it already does."""
-    if not calibrated.trivial:
+def says_nothing(finding: Finding) -> bool:
+    """Whether every set holds every label, by the plan (``trivial``) or in fact."""
+    return finding.calibrated.trivial or bool(len(finding.sets) and finding.sets.all())
+
+
+def advice(finding: Finding) -> str | None:
+    """What would make a certificate that says nothing say something; None when it already does."""
+    calibrated = finding.calibrated
+    if not says_nothing(finding):
         return None
     if calibrated.rank > calibrated.n:
         if calibrated.method == "rcp1":

@@ -116,23 +116,22 @@ def main() -> None:
     }
     cells, details = [], []
     for radius in sorted({row["radius"] for row in table["rows"]}, key=float):
+        known: dict[tuple[str, str, float], np.ndarray] = {}
         for label in LABELS:
             mine = [row for row in table["rows"] if row["row"] == label and row["radius"] == radius]
             (sigma,) = modal(mine, "sigma")
             mine = [row for row in mine if row["sigma"] == sigma]
-            circuit, scale = modal(mine, "circuit", "scale")
-            if label == LABELS[2] and circuit == "none":
-                others = [row for row in mine if row["circuit"] != "none"]
-                circuit, scale = modal(others, "circuit", "scale") if others else (circuit, scale)
+            informed = [row for row in mine if row["circuit"] != "none"]
+            circuit, scale = modal(informed or mine, "circuit", "scale")
             reasoning = Reasoning(kb, circuit, "categorical", scale)
-            model = load_checkpoint(options.runs / f"{options.set}_{sigma}")
             place = options.cache / f"{options.set}_{radius}_{sigma}_{circuit}_{scale}_{options.images}.npz"
             if not place.exists():
+                model = load_checkpoint(options.runs / f"{options.set}_{sigma}")
                 made = attacked_scores(model, test, rows, radius, sigma, reasoning, table["trials"])
                 options.cache.mkdir(parents=True, exist_ok=True)
                 np.savez_compressed(place, scores=made[0], votes=made[1].votes, facts=json.dumps(made[2]))
             with np.load(place) as archive:
-                scores, facts = archive["scores"], json.loads(str(archive["facts"]))
+                known[sigma, circuit, scale], facts = archive["scores"], json.loads(str(archive["facts"]))
                 votes = VoteEvidence(
                     archive["votes"], table["trials"], float(sigma), kb.predicates, test.labels[rows],
                     "categorical", kb.num_classes,
@@ -141,15 +140,20 @@ def main() -> None:
                 {"row": label, "radius": radius, "sigma": sigma, "circuit": circuit, "scale": scale, **facts}
             )
             print(details[-1], flush=True)
-            clean = samples[sigma]
             for alpha in sorted({row["alpha"] for row in mine}, key=float, reverse=True):
-                used = [row for row in mine if (row["alpha"], row["circuit"], row["scale"]) == (alpha, circuit, scale)]
+                # A split counts where its own layer was attacked: the one chosen most often, or none.
+                used = [
+                    row
+                    for row in mine
+                    if row["alpha"] == alpha and (row["sigma"], row["circuit"], row["scale"]) in known
+                ]
                 rates, counts = [], []
                 for row in used:
                     part = inside[row["seed"]]
                     if label == COLEP:
-                        hit = colep_hits(clean, votes.take(np.flatnonzero(part)), row, reasoning)
+                        hit = colep_hits(samples[sigma], votes.take(np.flatnonzero(part)), row, reasoning)
                     else:
+                        scores = known[row["sigma"], row["circuit"], row["scale"]]
                         hit = ((scores <= row["threshold"]).sum(axis=1) >= row["votes_needed"])[part]
                     rates.append(float(hit.mean()))
                     counts.append(len(hit))

@@ -54,6 +54,15 @@ def cell(rows: list[dict[str, Any]], label: str, alpha: str, radius: str) -> lis
     return sorted(found, key=lambda row: row["seed"])
 
 
+def nothing_said(rows: list[dict[str, Any]], classes: int) -> str | None:
+    """Advice where most splits gave every label to every image; None where sets say something."""
+    full = [row for row in rows if row["trivial"] or row["size"] >= classes]
+    if len(full) * 2 <= len(rows):
+        return None
+    texts = [row["trivial"] or "needs more noise draws, a larger sigma or a smaller radius" for row in full]
+    return Counter(texts).most_common(1)[0][0]
+
+
 def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -89,10 +98,8 @@ def full_table(name: str, data: dict[str, Any], attack: dict[str, Any] | None) -
             size, error = mean_error([row["size"] for row in found])
             coverage, spread = mean_error([row["coverage"] for row in found])
             certified = [row["certified"] for row in found if row["certified"] is not None]
-            advice = Counter(row["trivial"] for row in found if row["trivial"]).most_common(1)
-            text = f"{size:.3f} ± {error:.3f}"
-            if advice and sum(1 for row in found if row["trivial"]) * 2 > len(found):
-                text = f"trivial: {advice[0][0]}"
+            advice = nothing_said(found, CLASSES[name])
+            text = f"{size:.3f} ± {error:.3f}" if advice is None else f"trivial: {advice}"
             kept = number(mean_error(certified)[0]) if certified else "-"
             lines.append(
                 f"| {alpha} | {radius} | {label} | {sigma} | {coverage:.4f} ± {spread:.4f} | "
@@ -151,9 +158,9 @@ def short_table(data: dict[str, Any], attack: dict[str, Any] | None) -> str:
         columns = []
         for label in (BASELINE, PUBLISHED, DEFAULT):
             found = cell(data["rows"], label, alpha, radius)
-            trivial = [row["trivial"] for row in found if row["trivial"]]
-            size, error = mean_error([row["size"] for row in found]) if found else (float("nan"), 0.0)
-            columns.append(f"trivial: {trivial[0]}" if len(trivial) * 2 > len(found) else f"{size:.2f} ± {error:.2f}")
+            size, error = mean_error([row["size"] for row in found])
+            trivial = nothing_said(found, CLASSES[data["set"]])
+            columns.append(f"{size:.2f} ± {error:.2f}" if trivial is None else f"trivial: {trivial}")
         certified = [
             number(mean_error([row["certified"] for row in cell(data["rows"], label, alpha, radius)])[0], 2)
             for label in (BASELINE, DEFAULT)

@@ -91,7 +91,7 @@ def row(finding: Finding, evidence: list[Any], kb: KnowledgeBase) -> dict[str, A
         "p": record.derived.get("p"),
         "threshold": record.threshold,
         "votes_needed": record.derived.get("votes_needed"),
-        "trivial": advice(record),
+        "trivial": advice(finding),
         "n_cal": record.n,
         **unenlarged(finding, evidence, kb),
     }

@@ -6,6 +6,7 @@ lower limit of the share of certified points.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
@@ -16,6 +17,7 @@ from neurosym.certify.verifier.general import close
 from neurosym.certify.verifier.numbers import WORK, as_decimal, limit_below, shifted
 
 MARGIN = Decimal("1e-9")  # outward rounding of producers
+TIE = Decimal("1e-13")  # rounding of a double
 
 
 def certified_coverage(run: Run) -> str:
@@ -29,11 +31,9 @@ def certified_coverage(run: Run) -> str:
     )
     if not 0 < delta < 1 or not 0 <= b < 1 or not 0 <= found.successes <= found.points:
         raise Refused("counts or failure probabilities are out of range")
-    limit = limit_below(found.successes, found.points, delta) if found.points else Decimal(0)
-    with localcontext(WORK):
-        close(found.lower, max(Decimal(0), (limit - as_decimal(b)) / (1 - as_decimal(b))), "the lower bound")
+    close(found.lower, bound_below(found.successes, found.points, delta, b), "the lower bound")
     if "labels" not in run.arrays or found.points != run.certificate.test.n:
-        return f"bound recomputed from {found.successes} of {found.points}; the counts are of points not recorded here"
+        raise Refused(f"certified coverage is claimed of {found.points} points that are not recorded with labels here")
     least, most = _counts(run, b)
     if not least <= found.successes <= most:
         raise Refused(f"{found.successes} points are said to be certified, but the observed statistics give {most}")
@@ -58,13 +58,32 @@ def _counts(run: Run, b: Fraction) -> tuple[int, int]:
 
 def _bincp(run: Run, labels: list[int], b: Fraction) -> tuple[int, int]:
     votes = array(run, "observed_votes", len(run.certificate.classes), "i")
-    draws, shift, share = integer(run, "trials_test"), ratio(run), Decimal(real(run, "p"))
-    least = most = 0
+    mine = [int(votes[row, label]) for row, label in enumerate(labels)]
+    return certified_votes(mine, integer(run, "trials_test"), ratio(run), Decimal(real(run, "p")), b)
+
+
+def certified_votes(votes: Sequence[int], draws: int, shift: Fraction, share: Decimal, b: Fraction) -> tuple[int, int]:
+    """How many of some vote counts certify a probability of ``share`` after the shift: fewest and most."""
+
+    def needed(factor: Decimal) -> int:
+        low, high = 0, draws + 1  # the limit grows with the votes
+        while low < high:
+            middle = (low + high) // 2
+            with localcontext(WORK):
+                enough = shifted(limit_below(middle, draws, b), -shift) * factor >= share
+            low, high = (low, middle) if enough else (middle + 1, high)
+        return low
+
+    ends = [needed(factor) for factor in (1 - MARGIN, Decimal(1))]
+    counts = [sum(count >= end for count in votes) for end in ends]
+    return counts[0], counts[1]
+
+
+def bound_below(successes: int, points: int, delta: Fraction, b: Fraction) -> Decimal:
+    """``(L - b) / (1 - b)``, at least 0."""
+    limit = limit_below(successes, points, delta) if points else Decimal(0)
     with localcontext(WORK):
-        for row, label in enumerate(labels):
-            value = shifted(limit_below(int(votes[row, label]), draws, b), -shift)
-            least, most = least + (value * (1 - MARGIN) >= share), most + (value >= share)
-    return least, most
+        return max(Decimal(0), (limit - as_decimal(b)) / (1 - as_decimal(b)))
 
 
 def _colep(run: Run, labels: list[int], b: Fraction) -> tuple[int, int]:
@@ -74,11 +93,10 @@ def _colep(run: Run, labels: list[int], b: Fraction) -> tuple[int, int]:
     least = most = 0
     with localcontext(WORK):
         for row, (box, label) in enumerate(zip(boxes, labels, strict=True)):
-            value, exact, closed = colep.greatest_score(circuits, kind, box, label, uniforms[row])
+            value, _, closed = colep.greatest_score(circuits, kind, box, label, uniforms[row])
             sure = closed and not circuits.hard and run.certificate.reasoning.bound == "exact"
             least += sure and value <= threshold - MARGIN
-            # a bound that is not tight here cannot refute the producer's, only confirm it
-            most += value <= threshold + MARGIN or not exact
+            most += value <= threshold + TIE  # what is not confirmed here is not counted
     return least, most
 
 

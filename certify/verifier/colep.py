@@ -15,10 +15,12 @@ from neurosym.certify.verifier.circuit import FALLS, RISES, Box, Circuits
 from neurosym.certify.verifier.common import Refused, Run, array, budget, compare_sets, hex_value, integer, ratio, real
 from neurosym.certify.verifier.numbers import WORK, as_decimal, limit_below, safe_range_below, shifted
 from neurosym.certify.verifier.rules import NotRederivable, read_knowledge
+from neurosym.certify.verifier.votes import only_derived
 
 POINT_TOLERANCE = Decimal("1e-9")  # double precision evaluation of a circuit, with room
 WIDENED = Decimal("3e-10")  # producers widen circuit bounds by 1e-10 against their own rounding
 EXACT_TIE = Decimal("1e-13")
+CIRCUIT_TIE = Decimal("5e-11")  # half of that widening: a tie that lowered scores may not break
 MANY_COUNTS = 2000  # up to this many draws every entry of a count table is recomputed
 
 
@@ -75,6 +77,10 @@ def colep_numbers(run: Run) -> str:
         if certificate.trials or certificate.derived:
             raise Refused("intervals need neither noise draws nor derived numbers")
         return "intervals as supplied"
+    only_derived(
+        run, "trials_test", "sensor_sides", "attacked_failure_per_side", "clean_failure_per_side", "radius_over_sigma",
+        "attacked_lower", "attacked_upper",
+    )  # fmt: skip
     items, sides = budget(run), integer(run, "sensor_sides")
     needed = required_sides(circuits, certificate.score, certificate.reasoning.bound == "exact")
     if sides < needed:
@@ -136,8 +142,18 @@ def _uniform(texts: Sequence[str] | None, row: int) -> Decimal:
     return value
 
 
-def _within(recorded: float, low: Decimal, high: Decimal, row: int) -> None:
-    if not low - POINT_TOLERANCE <= Decimal(recorded) <= high + POINT_TOLERANCE:
+def _tie(circuits: Circuits) -> Decimal:
+    """How close to the threshold a label must be kept: scores may be recorded too low by half of it at most."""
+    return EXACT_TIE if circuits.circuit == "none" else CIRCUIT_TIE
+
+
+def _tight(run: Run, circuits: Circuits) -> bool:
+    """Whether the producer's bounds are the exact ones wherever those are corners; without rules all bounds are."""
+    return circuits.circuit == "none" or run.certificate.reasoning.bound == "exact"
+
+
+def _within(recorded: float, low: Decimal, high: Decimal, row: int, tie: Decimal) -> None:
+    if not low - tie / 2 <= Decimal(recorded) <= high + POINT_TOLERANCE:
         raise Refused(f"calibration.scores row {row} is {recorded!r}, but its evidence gives {float(low)!r}")
 
 
@@ -160,7 +176,7 @@ def calibration_scores(run: Run) -> str:
             p = {c: circuits.probability(c, sensors) for c in wanted}
             row_p = [p.get(c, Decimal(0)) for c in range(circuits.classes)]
             low, high = scores.at_point(kind, row_p, label, _uniform(table.uniforms, row))
-            _within(hex_value(table.scores[row], "score"), low, high, row)
+            _within(hex_value(table.scores[row], "score"), low, high, row, _tie(circuits))
     return f"{len(table.labels)} scores recomputed from votes"
 
 
@@ -181,7 +197,7 @@ def _box_scores(run: Run, circuits: Circuits) -> str:
             box = _box(ends[0], ends[1], width, f"calibration row {row}")
             value, _, closed = greatest_score(circuits, kind, box, label, _uniform(table.uniforms, row))
             recorded = Decimal(hex_value(table.scores[row], "score"))
-            sure = closed and run.certificate.reasoning.bound == "exact"
+            sure = closed and _tight(run, circuits)
             if recorded < value - EXACT_TIE or (sure and recorded > value + POINT_TOLERANCE):
                 raise Refused(
                     f"calibration.scores row {row} is {float(recorded)!r}, but its intervals give {float(value)!r}"
@@ -251,13 +267,14 @@ def _judge(
     expected, optional = np.zeros(row_set.shape, dtype=bool), np.zeros(row_set.shape, dtype=bool)
     # where hard rules may leave no world, a producer must keep every label
     lenient = circuits.hard and (bool(row_set.all()) or _pins(box))
+    tie = _tie(circuits)
     for label, (value, exact, closed) in enumerate(_least_scores(run, circuits, box, u)):
-        if value <= threshold + EXACT_TIE and exact:
+        if value <= threshold + tie and exact:
             expected[label] = True
-        elif value <= threshold + EXACT_TIE and not row_set[label]:
+        elif value <= threshold + tie and not row_set[label]:
             return expected, optional, certificate.classes[label]
         else:
-            sure = closed and not lenient and certificate.reasoning.bound == "exact"
+            sure = closed and not lenient and _tight(run, circuits)
             optional[label] = not sure or value <= threshold + WIDENED
     return expected, optional, None
 

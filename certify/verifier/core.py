@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from neurosym.certify.schema import Certificate
-from neurosym.certify.verifier import certified, colep, general, votes
+from neurosym.certify.verifier import certified, colep, curve, general, provenance, votes
 from neurosym.certify.verifier.common import Check, Run, attempt
 from neurosym.errors import InputError
 
@@ -26,6 +26,8 @@ _SHARED_FIRST: tuple[tuple[str, Work], ...] = (
 _SHARED_LAST: tuple[tuple[str, Work], ...] = (
     ("metrics", general.metrics),
     ("certified coverage", certified.certified_coverage),
+    ("radius curve", curve.curve),
+    ("provenance", provenance.agreement),
 )
 _BY_METHOD: dict[str, tuple[tuple[str, Work], ...]] = {
     "vanilla": (("derived numbers", votes.vanilla_numbers), ("prediction sets", votes.score_sets)),
@@ -62,6 +64,8 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         ValueError, OSError, KeyError, EOFError: the file is missing or damaged.
     """
     with np.load(file, allow_pickle=False) as archive:
+        if len(set(archive.files)) != len(archive.files):
+            raise ValueError("an array is in it twice")
         return {name: archive[name] for name in archive.files}
 
 

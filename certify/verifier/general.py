@@ -13,7 +13,9 @@ from neurosym.certify.schema import Interval, Real
 from neurosym.certify.verifier.common import Refused, Run, array, budget, fraction, hex_value, real
 from neurosym.certify.verifier.digests import array_digest, digest, document_digests, file_text
 from neurosym.certify.verifier.numbers import RELATIVE, WORK, as_decimal, limit_above, limit_below, shifted
+from neurosym.certify.verifier.wording import Words, decimal_text, words
 
+MOST_DRAWS = 200_000  # exact binomial tails of more draws would take minutes each
 VOTE_ITEMS = ("conformal", "clean_votes", "attacked_votes")
 
 
@@ -32,7 +34,8 @@ def checksums(run: Run) -> str:
         if name not in records or name not in run.arrays:
             raise Refused(f"sets.npz: array {name} is in only one of sets.npz and the certificate")
         actual = run.arrays[name]
-        if records[name].sha256 != array_digest(actual) or records[name].shape != list(actual.shape):
+        record = records[name]
+        if (record.sha256, record.shape) != (array_digest(actual), list(actual.shape)):
             raise Refused(f"sets.npz: array {name} does not have the recorded sha256")
     knowledge = run.document["reasoning"]["knowledge"]
     if knowledge is not None and run.certificate.reasoning.knowledge_digest != digest(knowledge):
@@ -59,16 +62,40 @@ def sanity(run: Run) -> str:
         raise Refused("the names of classes or predicates are empty or repeated")
     if certificate.predicates[: len(names)] != names:
         raise Refused("the first predicates are not the classes")
-    level = (1 - alpha) * 100
-    shown = f"{(Decimal(level.numerator) / Decimal(level.denominator)).normalize():f}"
-    sentence = certificate.guarantee.sentence
-    if level.denominator in (1, 2, 4, 5, 10, 20, 100, 1000) and f"at least {shown} %" not in sentence:
-        raise Refused(f"the guarantee's sentence does not say {shown} %")
-    if radius > 0 and f"up to {certificate.radius} in L2" not in sentence:
-        raise Refused(f"the guarantee's sentence does not say the radius {certificate.radius}")
-    if radius == 0 and "attacker" in sentence:
-        raise Refused("the guarantee's sentence speaks of an attacker at radius 0")
+    for name, value in (("alpha", alpha), ("radius", radius), ("sigma", sigma)):
+        if getattr(certificate, name) != decimal_text(value):
+            raise Refused(f"{name} {getattr(certificate, name)!r} is not spelled {decimal_text(value)}")
+    if not {"lac", "aps", "raps", "saps", "binary_aps"} >= {certificate.score}:
+        raise Refused(f"score {certificate.score!r} is not one this verifier knows")
+    if certificate.reasoning.bound not in ("exact", "decoupled"):
+        raise Refused(f"bound {certificate.reasoning.bound!r} is neither exact nor decoupled")
+    if certificate.trials > MOST_DRAWS or _draws_at_test(run) > MOST_DRAWS:
+        most = max(certificate.trials, _draws_at_test(run))
+        raise Refused(f"{most} noise draws are more than the {MOST_DRAWS} that can be checked")
+    _words(run, words(alpha, radius, sigma, boxes=boxes, trivial=_trivial(run)))
     return f"alpha {certificate.alpha}, radius {certificate.radius}, sigma {certificate.sigma}"
+
+
+def _draws_at_test(run: Run) -> int:
+    value = run.certificate.derived.get("trials_test", 0)
+    return value if isinstance(value, int) else 0
+
+
+def _trivial(run: Run) -> bool:
+    """Whether every set holds every label."""
+    return run.certificate.rank > run.certificate.n or run.certificate.derived.get("votes_needed", 1) == 0
+
+
+def _words(run: Run, expected: Words) -> None:
+    """Sentence, assumptions and caveats are those of the numbers, to the letter."""
+    found = run.certificate.guarantee
+    if found.sentence != expected.sentence:
+        raise Refused(f"the guarantee's sentence is not that of alpha, radius and sigma: {expected.sentence!r}")
+    for name in ("assumptions", "caveats"):
+        said, wanted = getattr(found, name), getattr(expected, name)
+        odd = [text for text in wanted if text not in said] + [text for text in said if text not in wanted]
+        if said != wanted:
+            raise Refused(f"the guarantee's {name} are not those of its numbers: {(odd or said)[0][:60]!r}...")
 
 
 def required_items(run: Run) -> tuple[str, ...]:
@@ -126,7 +153,11 @@ def rank_and_threshold(run: Run) -> str:
     rank = math.ceil((n + 1) * (1 - level))
     if rank != certificate.rank:
         raise Refused(f"rank is {certificate.rank}, but {n} points at this level give {rank}")
-    scores = sorted(hex_value(text, f"calibration.scores row {row}") for row, text in enumerate(table.scores))
+    for name, texts in (("scores", table.scores), ("uniforms", table.uniforms or [])):
+        for row, text in enumerate(texts):
+            if hex_value(text, f"calibration.{name} row {row}").hex() != text:
+                raise Refused(f"calibration.{name} row {row} is not spelled as a hexadecimal double")
+    scores = sorted(map(float.fromhex, table.scores))
     threshold = scores[rank - 1] if rank <= n else math.inf
     if threshold != certificate.threshold.value:
         raise Refused(
@@ -171,9 +202,8 @@ def metrics(run: Run) -> str:
     labelled = "labels" in run.arrays
     if labelled and n:
         _coverage(run, sets, array(run, "labels", None, "i"))
-    elif found.covered is not None or found.coverage is not None or found.per_class:
+    elif found.per_class or any(x is not None for x in (found.covered, found.coverage, found.interval)):
         raise Refused("coverage is recorded, but there are no test labels")
-    _curve(run)
     return f"{n} sets, mean size {found.mean_size.decimal}" + (f", {found.covered} covered" if labelled else "")
 
 
@@ -197,17 +227,6 @@ def _coverage(run: Run, sets: np.ndarray, labels: np.ndarray) -> None:
             raise Refused(f"class {row.name}: recorded counts are not those of the sets {facts}")
         if row.n:
             _interval(row.interval, row.covered, row.n, f"class {row.name}")
-
-
-def _curve(run: Run) -> None:
-    found, here = run.certificate.metrics, fraction(run.certificate.radius, "radius")
-    for point in found.curve:
-        if fraction(point.radius, "curve radius") != here:
-            continue
-        pairs = (("mean set size", point.mean_size, found.mean_size), ("coverage", point.coverage, found.coverage))
-        for name, drawn, measured in pairs:
-            if drawn is not None and measured is not None and drawn.value != measured.value:
-                raise Refused(f"the curve's {name} at the certificate's radius is not the measured one")
 
 
 def shifted_down(p: Decimal, shift: Fraction) -> Decimal:

@@ -35,10 +35,17 @@ def vanilla_numbers(run: Run) -> str:
     return "radius 0, nothing derived"
 
 
+def only_derived(run: Run, *names: str) -> None:
+    extra = sorted(run.certificate.derived.keys() - set(names))
+    if extra:
+        raise Refused(f"derived.{extra[0]} does not belong to this method")
+
+
 def rcp1_numbers(run: Run) -> str:
     """The enlarged level: ``a' = Phi(Phi^-1(alpha) - r)``, never larger than the true value."""
     if run.certificate.trials != 1:
         raise Refused(f"RCP1 uses one noise draw for each point, not {run.certificate.trials}")
+    only_derived(run, "conformal_alpha", "radius_over_sigma")
     shift, alpha = _same_ratio(run), fraction(run.certificate.alpha, "alpha")
     exact = shifted_down(as_decimal(alpha), shift)
     recorded = real(run, "conformal_alpha")
@@ -61,12 +68,15 @@ def check_limit(name: str, recorded: float, exact: Decimal) -> None:
 
 def bincp_numbers(run: Run) -> str:
     """p_lower from (k, draws, clean item), p_shifted from radius / sigma, votes_needed from the binomial tail."""
+    only_derived(run, "k", "trials_test", "p", "p_lower", "radius_over_sigma", "p_shifted", "votes_needed")
     items, draws = budget(run), run.certificate.trials
     k, draws_test = integer(run, "k"), integer(run, "trials_test")
     if draws < 1 or draws_test < 1 or not 1 <= k <= draws:
         raise Refused(f"k = {k} of {draws} draws, {draws_test} at test: out of range")
     share = real(run, "p")
-    if abs(k - math.ceil(share * draws)) > 1 or not 0 < share < 1:
+    # the decimal that the double stands for may lie on either side of it
+    ranks = {math.ceil(Fraction(end) * draws) for end in (math.nextafter(share, 0), share, math.nextafter(share, 1))}
+    if k not in ranks or not 0 < share < 1:
         raise Refused(f"k = {k} is not the share p = {share!r} of {draws} draws")
     shift = _same_ratio(run)
     clean, attacked = (items.get(name, Fraction(0)) for name in ("clean_votes", "attacked_votes"))

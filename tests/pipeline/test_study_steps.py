@@ -18,7 +18,16 @@ from neurosym.certify.coverage import certified_coverage
 from neurosym.certify.evidence import BoxEvidence, ProbEvidence, ScoreEvidence, VoteEvidence, votes_from_samples
 from neurosym.certify.radii import with_radius
 from neurosym.certify.reasoning import Reasoning
-from neurosym.certify.study import Settings, advice, certify_split, measurable, radius_curve, split_rows
+from neurosym.certify.study import (
+    Finding,
+    Settings,
+    advice,
+    certify_split,
+    measurable,
+    radius_curve,
+    says_nothing,
+    split_rows,
+)
 from neurosym.certify.tuning import candidates, tune
 from neurosym.errors import InputError
 
@@ -134,25 +143,40 @@ def calibrated(method: str, n: int, alpha: str, radius: str = "0.05") -> Any:
     return module.calibrate(evidence, alpha=alpha, radius="0" if method == "vanilla" else radius)
 
 
+def found(record: Any, sets: np.ndarray) -> Finding:
+    return Finding(Settings().classifier(None), record, {}, sets, None, None, None)
+
+
+SMALL = np.eye(3, dtype=bool)
+
+
 @pytest.mark.parametrize("method", ["vanilla", "rcp1", "bincp", "colep"])
 @pytest.mark.parametrize("alpha", ["0.1", "0.25"])
 def test_advised_number_is_the_smallest(method: str, alpha: str) -> None:
     record = calibrated(method, 2, alpha)
-    text = advice(record)
+    text = advice(found(record, SMALL))
     assert text is not None
     needed = int(text.split("n = ")[1].split()[0])
     assert "(there are 2)" in text
     finite = [n for n in range(1, needed + 3) if np.isfinite(calibrated(method, n, alpha).threshold)]
     assert finite[0] == needed  # by trying every number
     assert finite == list(range(needed, needed + 3))
-    assert advice(calibrated(method, needed, alpha)) is None
+    assert advice(found(calibrated(method, needed, alpha), SMALL)) is None
 
 
 def test_advice_when_the_noise_is_what_lacks() -> None:
     record = bincp.calibrate(samples(60, trials=4), alpha="0.1", radius="1", p="0.7")
     assert record.trivial
     assert record.rank <= record.n
-    assert "noise draws" in str(advice(record))
+    assert "noise draws" in str(advice(found(record, SMALL)))
+
+
+def test_advice_when_every_set_is_full_although_the_plan_is_not_trivial() -> None:
+    record = calibrated("colep", 60, "0.25")
+    assert not record.trivial
+    assert advice(found(record, SMALL)) is None
+    assert "noise draws" in str(advice(found(record, np.ones((4, 3), dtype=bool))))
+    assert says_nothing(found(record, np.ones((4, 3), dtype=bool)))
 
 
 def same(one: Any, two: Any) -> None:

@@ -1,0 +1,83 @@
+"""The words of a guarantee, each a function of the numbers that it speaks of: nothing in them is free text.
+
+Producer and verifier share these words, so that a certificate says neither more nor less than what was checked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+EXCHANGEABLE = (
+    "The calibration points and the new image are exchangeable: same source, no selection, and no calibration "
+    "point was used to train, tune or choose anything."
+)
+ATTACKER = (
+    "The attacker changes the image by at most {radius} in L2 distance, measured in the network's input units "
+    "after preprocessing, and may know the model, the rules and the calibration data."
+)
+NOISE = (
+    "Gaussian noise of standard deviation {sigma} is drawn after the attack and independently of it: the attacker "
+    "does not know the draws for the new image."
+)
+NUMERICS = "Calibration and prediction ran with the same weights, the same preprocessing and the same numerics."
+BOXES = (
+    "The intervals of the predicate probabilities hold for every attack within the radius; they were supplied, "
+    "not derived here."
+)
+AVERAGE = (
+    "The probability is over the calibration set, the new image and the noise together; it is an average over "
+    "images and classes, not a promise for each single image or class."
+)
+TRIVIAL = "This calibration is too small for the level: every set holds every label."
+
+
+@dataclass(frozen=True)
+class Words:
+    """Sentence, assumptions and caveats of one guarantee."""
+
+    sentence: str
+    assumptions: list[str]
+    caveats: list[str]
+
+
+def decimal_text(value: Fraction) -> str:
+    """Shortest exact decimal of a number >= 0, or ``p/q`` where the expansion does not end."""
+    rest, digits = value.denominator, 0
+    for prime in (2, 5):
+        count = 0
+        while rest % prime == 0:
+            rest, count = rest // prime, count + 1
+        digits = max(digits, count)
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    text = f"{(value * 10**digits).numerator:0{digits + 1}d}"
+    return f"{text[:-digits]}.{text[-digits:]}" if digits else text
+
+
+def percent(value: Fraction) -> str:
+    """``0.9`` -> ``90 %``; rounded down to 4 digits after the point where the decimal does not end."""
+    text = decimal_text(value * 100)
+    if "/" in text:
+        text = decimal_text(Fraction(math.floor(value * 100 * 10**4), 10**4))
+    return f"{text} %"
+
+
+def words(alpha: Fraction, radius: Fraction, sigma: Fraction, *, boxes: bool, trivial: bool) -> Words:
+    """The guarantee at total error ``alpha`` against attacks up to ``radius`` under noise ``sigma``.
+
+    Args:
+        boxes: intervals were supplied; trivial: every set holds every label.
+    """
+    sentence = f"With probability at least {percent(1 - alpha)}, the set given for a new image contains its true label"
+    assumptions = [EXCHANGEABLE]
+    if radius > 0:
+        shown = decimal_text(radius)
+        sentence += f", even after an attacker has changed the image by up to {shown} in L2 distance"
+        assumptions.append(ATTACKER.format(radius=shown))
+    if sigma > 0:
+        assumptions.append(NOISE.format(sigma=decimal_text(sigma)))
+    if boxes:
+        assumptions.append(BOXES)
+    return Words(f"{sentence}.", [*assumptions, NUMERICS], [AVERAGE, TRIVIAL] if trivial else [AVERAGE])
