@@ -104,6 +104,9 @@ def verify(path: str | Path) -> VerifyResult:
         return _no("shape", f"field {place}: {str(first['msg']).splitlines()[0]}")
     if certificate.method not in _BY_METHOD:
         return _no("shape", f"method {certificate.method!r} is not one of {', '.join(_BY_METHOD)}")
+    most = max([certificate.trials, *(x for x in certificate.derived.values() if type(x) is int)])
+    if most > general.MOST_DRAWS:  # before any check starts on them
+        return _no("shape", f"{most} noise draws or votes are more than the {general.MOST_DRAWS} that can be checked")
     if Path(certificate.test.file).name != certificate.test.file:
         return _no("shape", f"test.file {certificate.test.file!r} is not a plain file name")
     try:

@@ -69,16 +69,8 @@ def sanity(run: Run) -> str:
         raise Refused(f"score {certificate.score!r} is not one this verifier knows")
     if certificate.reasoning.bound not in ("exact", "decoupled"):
         raise Refused(f"bound {certificate.reasoning.bound!r} is neither exact nor decoupled")
-    if certificate.trials > MOST_DRAWS or _draws_at_test(run) > MOST_DRAWS:
-        most = max(certificate.trials, _draws_at_test(run))
-        raise Refused(f"{most} noise draws are more than the {MOST_DRAWS} that can be checked")
     _words(run, words(alpha, radius, sigma, boxes=boxes, trivial=_trivial(run)))
     return f"alpha {certificate.alpha}, radius {certificate.radius}, sigma {certificate.sigma}"
-
-
-def _draws_at_test(run: Run) -> int:
-    value = run.certificate.derived.get("trials_test", 0)
-    return value if isinstance(value, int) else 0
 
 
 def _trivial(run: Run) -> bool:
