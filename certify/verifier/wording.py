@@ -14,8 +14,8 @@ EXCHANGEABLE = (
     "point was used to train, tune or choose anything."
 )
 ATTACKER = (
-    "The attacker changes the image by at most {radius} in L2 distance, measured in the network's input units "
-    "after preprocessing, and may know the model, the rules and the calibration data."
+    "The attacker changes the image by at most {radius} in L2 distance, in the units of the noise (for networks run "
+    "here: pixels scaled to [0, 1], before normalisation), and may know the model, the rules and the calibration data."
 )
 NOISE = (
     "Gaussian noise of standard deviation {sigma} is drawn after the attack and independently of it: the attacker "
