@@ -48,6 +48,7 @@ def save_checkpoint(folder: str | Path, model: ConceptNet, card: dict[str, Any])
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / (WEIGHTS + ".tmp")
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, str(temporary))
+    os.chmod(temporary, 0o644)  # safetensors makes private files; weights are meant to be shared
     os.replace(temporary, folder / WEIGHTS)
     temporary = folder / (CARD + ".tmp")
     temporary.write_text(text)

@@ -218,7 +218,9 @@ class _Progress:
         self.history.append(row)
         if not self.quiet:
             text = "  ".join(f"{key} {value:.4f}" for key, value in row.items() if key.startswith("val"))
-            epoch = min(int(row["epoch"]) + 1, self.epochs)  # the last validation comes after the last epoch
+            epoch = int(row["epoch"]) + 1
+            if epoch > self.epochs:  # a last validation, of the same weights, comes after the last epoch
+                return
             print(f"epoch {epoch:3d}/{self.epochs}  {self.seconds:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 

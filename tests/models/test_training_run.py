@@ -124,7 +124,7 @@ def test_one_calm_line_for_each_validation(tmp_path: Path, capfd: pytest.Capture
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out == ""
-    assert [line.split()[1] for line in lines] == ["1/2", "2/2", "2/2"]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert all("val_clean" in line and "val_noisy" in line for line in lines)
     assert (torch.get_num_threads(), list(warnings.filters)) == (threads, filters)
     assert {name: logging.getLogger(name).level for name in training.QUIET} == levels
