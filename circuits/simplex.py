@@ -3,6 +3,9 @@
 The class probability of the exclusive circuit, pi_c G_c / sum_c' pi_c' G_c', is linear-fractional in pi (Charnes and
 Cooper, 1962). It rises with pi_c and falls with every rival's share, so no linear programme has to be solved: give c
 all the mass that the box allows, and the rest to the rivals in order of G, a fractional knapsack (Dantzig, 1957).
+
+Heavy rules make G span many orders of magnitude, so that a mass of 1e-16 left by rounding where there is none could
+decide a bound. Masses are therefore moved outwards by more than the rounding error of their sums.
 """
 
 from __future__ import annotations
@@ -14,6 +17,16 @@ from neurosym.errors import InputError
 
 SUM_TOLERANCE = 1e-5
 """How far a box may miss the simplex: rows of a float32 softmax sum to 1 only up to rounding."""
+
+
+def _margin(classes: int) -> float:
+    """More than the rounding error of a sum of ``classes`` probabilities that is about 1."""
+    return classes * 2.0**-51
+
+
+def _others(x: Tensor) -> Tensor:
+    """Sum of the other entries of each row, [n, K]; added up, since a difference of sums loses the last places."""
+    return x @ (1.0 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device))
 
 
 def simplex_total(lower: Tensor, upper: Tensor) -> Tensor:
@@ -39,10 +52,9 @@ def simplex_total(lower: Tensor, upper: Tensor) -> Tensor:
 def tighten(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest box around box and simplex, [n, K] twice."""
     total = simplex_total(lower, upper)[:, None]
-    rest_low = lower.sum(dim=1, keepdim=True) - lower
-    rest_high = upper.sum(dim=1, keepdim=True) - upper
-    low = torch.maximum(lower, (total - rest_high).clamp_max(1.0))
-    high = torch.minimum(upper, (total - rest_low).clamp_min(0.0))
+    margin = _margin(lower.shape[1])
+    low = torch.maximum(lower, (total - _others(upper) - margin).clamp_max(1.0))
+    high = torch.minimum(upper, (total - _others(lower) + margin).clamp_min(0.0))
     # rounding may cross two ends that coincide
     return torch.minimum(low, upper), torch.maximum(high, lower)
 
@@ -55,7 +67,8 @@ def fill(lower: Tensor, upper: Tensor, mass: Tensor, cost: Tensor) -> Tensor:
     order = torch.argsort(cost, dim=-1, stable=True)
     room = (upper - lower).gather(-1, order)
     spare = (mass - lower.sum(dim=-1)).clamp_min(0.0)[..., None]
-    before = torch.cumsum(room, dim=-1) - room
+    before = torch.cumsum(room, dim=-1).roll(1, dims=-1)
+    before[..., 0] = 0.0
     extra = torch.minimum((spare - before).clamp_min(0.0), room)
     return lower + torch.zeros_like(lower).scatter(-1, order, extra)
 
@@ -79,13 +92,12 @@ def extreme_share(lower: Tensor, upper: Tensor, log_ratio: Tensor, largest: bool
     """
     n, k = lower.shape
     total = simplex_total(lower, upper)[:, None]
-    own_low = lower.sum(dim=1, keepdim=True) - lower
-    own_high = upper.sum(dim=1, keepdim=True) - upper
-    own = torch.minimum(upper, total - own_low) if largest else torch.maximum(lower, total - own_high)
-    own = own.clamp(0.0, 1.0)
+    margin = _margin(k) if largest else -_margin(k)
+    own = total - _others(lower if largest else upper) + margin
+    own = (torch.minimum(upper, own) if largest else torch.maximum(lower, own)).clamp(0.0, 1.0)
     diagonal = torch.eye(k, dtype=torch.bool, device=lower.device)
     low = lower[:, None, :].expand(n, k, k).masked_fill(diagonal, 0.0)
     high = upper[:, None, :].expand(n, k, k).masked_fill(diagonal, 0.0)
-    rest = fill(low, high, total - own, log_ratio if largest else -log_ratio)
+    rest = fill(low, high, total - own - margin, log_ratio if largest else -log_ratio)
     terms = torch.where(rest > 0, rest.log() + log_ratio, -torch.inf).masked_fill(diagonal, -torch.inf)
     return torch.sigmoid(own.log() - torch.logsumexp(terms, dim=-1))
