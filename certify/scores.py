@@ -72,8 +72,14 @@ def randomised(kind: str) -> bool:
 
 
 def uniforms(n: int, seed: int, stream: int) -> np.ndarray:
-    """``u`` of ``n`` rows, float64 ``[n]``: a function of (seed, stream); calibration and test use other streams."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))).random(n)
+    """``u`` of ``n`` rows, float64 ``[n]``: a function of (seed, stream); calibration and test use other streams.
+
+    The counter starts where no noise is drawn (its second word is 0 in ``noise``): with the counter at 0 these would be
+    the random words of the noise of image 0, and the scores of the other images would depend on that image's draws.
+    """
+    words = np.array([0, 1, 0, 0], dtype=np.uint64)
+    generator = np.random.Philox(counter=words, key=np.array([seed, stream], dtype=np.uint64))
+    return np.random.Generator(generator).random(n)
 
 
 def score(p: np.ndarray, kind: str, u: np.ndarray | float = 1.0) -> np.ndarray:

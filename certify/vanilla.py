@@ -13,7 +13,7 @@ import numpy as np
 
 from neurosym.certify import draws
 from neurosym.certify.budget import split
-from neurosym.certify.evidence import Evidence, ProbEvidence
+from neurosym.certify.evidence import Evidence, ProbEvidence, VoteEvidence
 from neurosym.certify.exact import Number, decimal, to_text
 from neurosym.certify.quantile import conformal_quantile, conformal_rank, smallest_n
 from neurosym.certify.reasoning import Reasoning
@@ -81,7 +81,16 @@ def calibrate(
 def observe(
     evidence: Evidence, calibrated: Calibrated, *, reasoning: Reasoning | None = None, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """``scores`` float64 ``[n, K]`` and the ``uniforms`` ``[n]`` that they used."""
+    """``scores`` float64 ``[n, K]`` and the ``uniforms`` ``[n]`` that they used.
+
+    Raises:
+        InputError: other noise than at calibration, or votes out of another number of draws: not exchangeable.
+    """
+    sigma = getattr(evidence, "sigma", 0.0)
+    if decimal(sigma, "sigma") != decimal(calibrated.sigma, "sigma"):
+        raise InputError(f"field 'sigma': {sigma}, but calibration used {calibrated.sigma}; use the same noise")
+    if isinstance(evidence, VoteEvidence) and evidence.trials != calibrated.trials:
+        raise InputError(f"field 'trials': {evidence.trials} draws, but calibration used {calibrated.trials}")
     reasoning = draws.reasoning_for(evidence, reasoning)
     u = uniforms(evidence.n, seed, TEST_STREAM)
     return {"scores": draws.one_score(evidence, reasoning, calibrated.score, u), "uniforms": u}
