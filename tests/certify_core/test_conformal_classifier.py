@@ -91,7 +91,7 @@ def test_tuning_uses_only_its_split_and_is_recorded() -> None:
         if (r.circuit, r.scale, r.p) == (clf.tuned.reasoning.circuit, clf.tuned.reasoning.scale, clf.tuned.p)
     ]
     assert chosen[0].mean_size == best
-    assert len(clf.tuned.table) == 7 * 6  # none, 3 rules, 3 exclusive; six p
+    assert len(clf.tuned.table) == 5 * 5  # none, rules and exclusive at two weights each; five p
     # other calibration data, same choice
     again = RobustConformalClassifier("bincp", "0.2", "0.15", KB).conformalize(samples(9, 150), tuning=tuning)
     assert again.tuned is not None
