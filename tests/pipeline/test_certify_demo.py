@@ -28,7 +28,15 @@ FILES = ["certificate.json", "report.html", "sets.npz"]
 
 def config(**changed: Any) -> CertifyConfig:
     content = demo_config().model_dump()
-    content |= {"alpha": "0.1", "radius": "0.1", "trials": 24, "device": "cpu", "workers": 1, "seed": 1}
+    content |= {
+        "alpha": "0.1",
+        "radius": "0.1",
+        "trials": 24,
+        "device": "cpu",
+        "workers": 1,
+        "seed": 1,
+        "circuit": "auto",
+    }
     content["data"] |= {"limit": 160}
     content["attack"] = {"images": 4, "steps": 2, "draws": 2}
     return config_from_mapping(content | changed, "here")
@@ -258,7 +266,7 @@ RULELESS: dict[str, Any] = {"rules": None}
         ({"bound": "decoupled"}, "only method colep"),
         ({**RULELESS, "circuit": "rules"}, "'rules' needs rules"),
         ({"circuit": "rules", "score": "raps"}, "score: 'raps' needs class probabilities that sum to one"),
-        ({**RULELESS, "class_kind": "binary", "score": "saps"}, "fits no candidate"),
+        ({**RULELESS, "circuit": "auto", "class_kind": "binary", "score": "saps"}, "fits no candidate"),
         ({"method": "rcp1", "radius": "20"}, "needs a level below 1e-190"),
         ({"model": "gone"}, "gone"),
         ({"rules": "gone.yaml"}, "gone.yaml"),
