@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from neurosym.certify.sampling import ModelEvidence
 from neurosym.certify.study import split_rows
 from neurosym.logic.knowledge import KnowledgeBase
 from neurosym.models.checkpoint import load_checkpoint
-from neurosym.models.data import load_images
+from neurosym.models.data import ImageSet, load_images
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
@@ -96,6 +97,86 @@ def colep_hits(clean: VoteEvidence, attacked: VoteEvidence, row: dict[str, Any],
     return np.asarray(sets[np.arange(attacked.n), attacked.labels])
 
 
+@dataclass(frozen=True)
+class Study:
+    """What all attacks of one data set share."""
+
+    options: argparse.Namespace
+    table: dict[str, Any]
+    kb: KnowledgeBase
+    test: ImageSet
+    rows: np.ndarray
+
+    def layer(self, label: str, radius: str) -> tuple[list[dict[str, Any]], str, Reasoning]:
+        """The table's rows at the sigma chosen most often, that sigma, and the layer chosen most often there."""
+        mine = [row for row in self.table["rows"] if row["row"] == label and row["radius"] == radius]
+        (sigma,) = modal(mine, "sigma")
+        mine = [row for row in mine if row["sigma"] == sigma]
+        informed = [row for row in mine if row["circuit"] != "none"]
+        circuit, scale = modal(informed or mine, "circuit", "scale")
+        return mine, sigma, Reasoning(self.kb, circuit, "categorical", scale)
+
+    def attacked(self, radius: str, sigma: str, layer: Reasoning) -> tuple[np.ndarray, VoteEvidence, dict[str, float]]:
+        """Scores, votes and facts of the attacked images, from the cache if they are there."""
+        name, trials = self.options.set, self.table["trials"]
+        file = f"{name}_{radius}_{sigma}_{layer.circuit}_{layer.scale}_{self.options.images}.npz"
+        place = self.options.cache / file
+        if not place.exists():
+            model = load_checkpoint(self.options.runs / f"{name}_{sigma}")
+            scores, votes, facts = attacked_scores(model, self.test, self.rows, radius, sigma, layer, trials)
+            self.options.cache.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(place, scores=scores, votes=votes.votes, facts=json.dumps(facts))
+        with np.load(place) as archive:
+            labels = self.test.labels[self.rows]
+            votes = VoteEvidence(
+                archive["votes"], trials, float(sigma), self.kb.predicates, labels, "categorical", self.kb.num_classes
+            )
+            return archive["scores"], votes, json.loads(str(archive["facts"]))
+
+    def inside(self, seed: int) -> np.ndarray:
+        """bool ``[images]``: attacked images in the test part of a split."""
+        return np.isin(self.rows, split_rows(len(self.test), seed).test)
+
+
+def summarised(label: str, alpha: str, radius: str, hits: list[np.ndarray]) -> dict[str, Any]:
+    return {
+        "row": label,
+        "alpha": alpha,
+        "radius": radius,
+        "splits": len(hits),
+        "images_each": float(np.mean([len(hit) for hit in hits])) if hits else 0.0,
+        "coverage": float(np.mean([hit.mean() for hit in hits])) if hits else None,
+    }
+
+
+def attack_radius(study: Study, radius: str, clean: dict[str, VoteEvidence]) -> tuple[list[Any], list[Any]]:
+    """Facts of the attacks at one radius, and the coverage in each of its cells."""
+    known: dict[tuple[str, str, float], np.ndarray] = {}
+    details, cells = [], []
+    for label in LABELS:
+        mine, sigma, layer = study.layer(label, radius)
+        scores, votes, facts = study.attacked(radius, sigma, layer)
+        known[sigma, layer.circuit, layer.scale] = scores
+        where = {"row": label, "radius": radius, "sigma": sigma, "circuit": layer.circuit, "scale": layer.scale}
+        details.append({**where, **facts})
+        print(details[-1], flush=True)
+        for alpha in sorted({row["alpha"] for row in mine}, key=float, reverse=True):
+            hits = []
+            for row in mine:
+                key = (row["sigma"], row["circuit"], row["scale"])
+                # A split counts where its own layer was attacked: none, COLEP's, or the one chosen most often.
+                if row["alpha"] != alpha or key not in known:
+                    continue
+                part = study.inside(row["seed"])
+                if label == COLEP:
+                    hits.append(colep_hits(clean[sigma], votes.take(np.flatnonzero(part)), row, layer))
+                else:
+                    enough = (known[key] <= row["threshold"]).sum(axis=1) >= row["votes_needed"]
+                    hits.append(enough[part])
+            cells.append(summarised(label, alpha, radius, hits))
+    return details, cells
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=("gtsrb12", "gtsrb43"), required=True)
@@ -109,71 +190,19 @@ def main() -> None:
     kb = KnowledgeBase.from_yaml(HERE / f"{options.set}.yaml")
     test = load_images(options.set, os.environ["NEUROSYM_DATA"], "test")
     rows = np.sort(np.random.default_rng(SEED).choice(len(test), options.images, replace=False))
-    inside = [np.isin(rows, split_rows(len(test), seed).test) for seed in range(table["splits"])]
-    sigmas = sorted({row["sigma"] for row in table["rows"]})
-    samples = {
-        s: votes_from_samples(load_samples(options.samples, f"{options.set}_{s}", table["trials"], kb)) for s in sigmas
+    study = Study(options, table, kb, test, rows)
+    clean = {
+        sigma: votes_from_samples(load_samples(options.samples, f"{options.set}_{sigma}", table["trials"], kb))
+        for sigma in sorted({row["sigma"] for row in table["rows"]})
     }
-    cells, details = [], []
-    for radius in sorted({row["radius"] for row in table["rows"]}, key=float):
-        known: dict[tuple[str, str, float], np.ndarray] = {}
-        for label in LABELS:
-            mine = [row for row in table["rows"] if row["row"] == label and row["radius"] == radius]
-            (sigma,) = modal(mine, "sigma")
-            mine = [row for row in mine if row["sigma"] == sigma]
-            informed = [row for row in mine if row["circuit"] != "none"]
-            circuit, scale = modal(informed or mine, "circuit", "scale")
-            reasoning = Reasoning(kb, circuit, "categorical", scale)
-            place = options.cache / f"{options.set}_{radius}_{sigma}_{circuit}_{scale}_{options.images}.npz"
-            if not place.exists():
-                model = load_checkpoint(options.runs / f"{options.set}_{sigma}")
-                made = attacked_scores(model, test, rows, radius, sigma, reasoning, table["trials"])
-                options.cache.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(place, scores=made[0], votes=made[1].votes, facts=json.dumps(made[2]))
-            with np.load(place) as archive:
-                known[sigma, circuit, scale], facts = archive["scores"], json.loads(str(archive["facts"]))
-                votes = VoteEvidence(
-                    archive["votes"], table["trials"], float(sigma), kb.predicates, test.labels[rows],
-                    "categorical", kb.num_classes,
-                )  # fmt: skip
-            details.append(
-                {"row": label, "radius": radius, "sigma": sigma, "circuit": circuit, "scale": scale, **facts}
-            )
-            print(details[-1], flush=True)
-            for alpha in sorted({row["alpha"] for row in mine}, key=float, reverse=True):
-                # A split counts where its own layer was attacked: the one chosen most often, or none.
-                used = [
-                    row
-                    for row in mine
-                    if row["alpha"] == alpha and (row["sigma"], row["circuit"], row["scale"]) in known
-                ]
-                rates, counts = [], []
-                for row in used:
-                    part = inside[row["seed"]]
-                    if label == COLEP:
-                        hit = colep_hits(samples[sigma], votes.take(np.flatnonzero(part)), row, reasoning)
-                    else:
-                        scores = known[row["sigma"], row["circuit"], row["scale"]]
-                        hit = ((scores <= row["threshold"]).sum(axis=1) >= row["votes_needed"])[part]
-                    rates.append(float(hit.mean()))
-                    counts.append(len(hit))
-                cells.append(
-                    {
-                        "row": label,
-                        "alpha": alpha,
-                        "radius": radius,
-                        "splits": len(used),
-                        "images_each": float(np.mean(counts)) if counts else 0.0,
-                        "coverage": float(np.mean(rates)) if rates else None,
-                    }
-                )
+    parts = [attack_radius(study, r, clean) for r in sorted({row["radius"] for row in table["rows"]}, key=float)]
     result = {
         "set": options.set,
         "images": options.images,
         "steps": STEPS,
         "draws": DRAWS,
-        "attacks": details,
-        "cells": cells,
+        "attacks": [item for details, _ in parts for item in details],
+        "cells": [item for _, cells in parts for item in cells],
     }
     path = RESULTS / f"{options.set}_attack.json"
     path.with_suffix(".tmp").write_text(json.dumps(result, indent=1) + "\n")

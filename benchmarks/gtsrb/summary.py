@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import matplotlib
@@ -40,6 +41,7 @@ STYLE = {
     "COLEP, tuned circuit": ("#CC79A7", "D", ":"),
     "RCP1 + rules": ("#E69F00", "P", ":"),
 }
+POINT_FAILURE = 0.001  # of a point's certificate, the default of certified_coverage
 CLASSES = {"gtsrb12": 12, "gtsrb43": 43}
 
 
@@ -59,8 +61,25 @@ def nothing_said(rows: list[dict[str, Any]], classes: int) -> str | None:
     full = [row for row in rows if row["trivial"] or row["size"] >= classes]
     if len(full) * 2 <= len(rows):
         return None
-    texts = [row["trivial"] or "needs more noise draws, a larger sigma or a smaller radius" for row in full]
+    texts = [row["trivial"] or "needs more noise draws" for row in full]
     return Counter(texts).most_common(1)[0][0]
+
+
+def draws_needed(rows: list[dict[str, Any]], radius: str) -> int:
+    """Draws with which a point that wins them all is certified at p = 1/2: Phi^-1(b^(1/M)) - radius/sigma >= 0."""
+    ratio = float(radius) / float(rows[0]["sigma"])
+    return math.ceil(math.log(POINT_FAILURE) / math.log(NormalDist().cdf(ratio)))
+
+
+def certified_text(rows: list[dict[str, Any]], radius: str, trials: int, digits: int) -> str:
+    """Mean certified coverage; where the draws cannot certify any point, how many would."""
+    values = [row["certified"] for row in rows if row["certified"] is not None]
+    if not values:
+        return "-"
+    mean = mean_error(values)[0]
+    if mean == 0 and rows[0]["p"] is not None and trials < draws_needed(rows, radius):
+        return f"trivial: needs {draws_needed(rows, radius)} draws"
+    return number(mean, digits)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -98,10 +117,9 @@ def full_table(name: str, data: dict[str, Any], attack: dict[str, Any] | None) -
             sigma = "/".join(f"{s}" for s, _ in Counter(row["sigma"] for row in found).most_common())
             size, error = mean_error([row["size"] for row in found])
             coverage, spread = mean_error([row["coverage"] for row in found])
-            certified = [row["certified"] for row in found if row["certified"] is not None]
             advice = nothing_said(found, CLASSES[name])
             text = f"{size:.3f} ± {error:.3f}" if advice is None else f"trivial: {advice}"
-            kept = number(mean_error(certified)[0]) if certified else "-"
+            kept = certified_text(found, radius, data["trials"], 3)
             plain = [row["unenlarged_size"] for row in found if row.get("unenlarged_size") is not None]
             ordinary = number(mean_error(plain)[0]) if plain else "-"
             lines.append(
@@ -165,7 +183,7 @@ def short_table(data: dict[str, Any], attack: dict[str, Any] | None) -> str:
             trivial = nothing_said(found, CLASSES[data["set"]])
             columns.append(f"{size:.2f} ± {error:.2f}" if trivial is None else f"trivial: {trivial}")
         certified = [
-            number(mean_error([row["certified"] for row in cell(data["rows"], label, alpha, radius)])[0], 2)
+            certified_text(cell(data["rows"], label, alpha, radius), radius, data["trials"], 2)
             for label in (BASELINE, DEFAULT)
         ]
         attacks = " / ".join(attacked(attack, label, alpha, radius) for label in (BASELINE, PUBLISHED, DEFAULT))
