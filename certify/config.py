@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from neurosym.certify import exact
-from neurosym.errors import InputError
+from neurosym.errors import InputError, field_message
 
 METHODS = ("vanilla", "rcp1", "bincp", "colep")
 Method = Literal["vanilla", "rcp1", "bincp", "colep"]
@@ -43,6 +43,11 @@ class DataSection(_Section):
     limit: int | None = Field(default=None, ge=10, description="use this many randomly chosen images")
 
 
+def _data_name(value: Any) -> Any:
+    """``data: NAME`` is short for ``data: {name: NAME}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class SplitSection(_Section):
     """Shares of the images: tuning, calibration, and the rest for evaluation."""
 
@@ -71,7 +76,7 @@ class CertifyConfig(_Section):
     weights: str | None = Field(default=None, description="state dict for a network given by name")
     mean: list[float] | None = Field(default=None, description="channel means the network expects")
     std: list[float] | None = Field(default=None, description="channel deviations the network expects")
-    data: DataSection
+    data: Annotated[DataSection, BeforeValidator(_data_name)]
     rules: str | None = Field(default=None, description="rules file; without one the predicates are the classes")
     class_kind: Literal["categorical", "binary"] = "categorical"
     method: Method = "bincp"
@@ -126,10 +131,7 @@ def config_from_mapping(content: Any, where: str) -> CertifyConfig:
     try:
         return CertifyConfig.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "document"
-        text = str(first["msg"]).removeprefix("Value error, ")
-        raise InputError(f"{where}: field {place}: {text}") from None
+        raise InputError(f"{where}: {field_message(error.errors()[0], CertifyConfig.model_fields)}") from None
 
 
 def load_config(path: str | Path) -> CertifyConfig:

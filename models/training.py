@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from neurosym.errors import InputError
+from neurosym.errors import InputError, field_message
 from neurosym.logic.knowledge import KnowledgeBase
 from neurosym.models.checkpoint import save_checkpoint
 from neurosym.models.concept_net import ConceptNet
@@ -82,8 +82,7 @@ def load_train_config(path: str | Path) -> TrainConfig:
     try:
         return TrainConfig.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise InputError(f"{path}: {field_message(error.errors()[0], TrainConfig.model_fields)}") from None
 
 
 def split_by_group(groups: np.ndarray, labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

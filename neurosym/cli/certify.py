@@ -25,7 +25,7 @@ Examples:
 \b
 A CONFIG.yaml:
   model: checkpoints/signs           # or torchvision:resnet18, module:make
-  data: {name: gtsrb12, root: data}  # or an .npz with images and labels
+  data: {name: gtsrb12, root: data}  # or name: FILE.npz, or a folder
   rules: rules.yaml
   method: bincp
   alpha: 0.1

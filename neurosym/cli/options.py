@@ -29,7 +29,10 @@ Demo = Annotated[bool, typer.Option("--demo", help="Certify the bundled demonstr
 Evidence = Annotated[
     Path | None, typer.Option("--evidence", metavar="CAL.npz", help="Calibration evidence, with labels.")
 ]
-TestEvidence = Annotated[Path | None, typer.Option("--test", metavar="TEST.npz", help="Evidence to predict sets for.")]
+TestEvidence = Annotated[
+    Path | None,
+    typer.Option("--test", metavar="TEST.npz", help="Evidence to predict sets for; half of CAL if left out."),
+]
 Rules = Annotated[
     Path | None, typer.Option("--rules", metavar="RULES.yaml", help="Rules over the evidence's predicates.")
 ]

@@ -135,9 +135,9 @@ def test_one_calm_line_for_each_validation(tmp_path: Path, capfd: pytest.Capture
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"epoch": 3}, "field epoch: Extra inputs"),
+        ({"epoch": 3}, "field epoch: is unknown; did you mean .epochs."),
         ({"sigma": -0.1}, "field sigma"),
-        ({"sigma": None}, "field sigma: Field required"),
+        ({"sigma": None}, "field sigma: is missing"),
         ({"sigma": "wide"}, "field sigma"),
         ({"epochs": 0}, "field epochs"),
         ({"validation": 1.0}, "field validation"),

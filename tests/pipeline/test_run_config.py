@@ -64,7 +64,8 @@ def test_draws(method: str, draws: int) -> None:
         ({"attack": {"steps": 0}}, "attack.steps"),
         ({"data": {"name": "demo", "limit": 9}}, "data.limit"),
         ({"data": {"name": "demo", "split": "val"}}, "data.split"),
-        ({"data": "demo"}, "data"),
+        ({"data": ["demo"]}, "data"),
+        ({"data": {"npz": "a.npz"}}, "data.name"),
     ],
 )
 def test_refused(changed: dict[str, Any], field: str) -> None:
@@ -72,6 +73,26 @@ def test_refused(changed: dict[str, Any], field: str) -> None:
         config_from_mapping({**LEAST, **changed}, "here")
     assert "\n" not in str(caught.value)
     assert "Value error" not in str(caught.value)
+
+
+def test_a_name_alone_is_data_too() -> None:
+    """As in the configuration of ``neurosym train``."""
+    assert config_from_mapping({**LEAST, "data": "demo"}, "here") == config_from_mapping(LEAST, "here")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"trails": 3}, "field trails: is unknown; did you mean 'trials'?"),
+        ({"foo": 3}, "field foo: is unknown; remove it"),
+        ({"data": {}}, "field data.name: is missing; add it"),
+        ({"data": 3}, "field data: holds 3 where fields of its own are expected"),
+    ],
+)
+def test_messages_name_the_mend(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config_from_mapping({**LEAST, **changed}, "here")
+    assert str(caught.value).startswith(f"here: {message}")
 
 
 @pytest.mark.parametrize(
