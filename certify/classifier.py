@@ -84,6 +84,8 @@ class RobustConformalClassifier:
             raise InputError(f"circuit: {circuit!r}; choose one of auto, none, rules, exclusive")
         if circuit in ("rules", "exclusive") and knowledge is None:
             raise InputError(f"circuit: {circuit!r} needs rules; give knowledge=KnowledgeBase.from_yaml(...)")
+        if knowledge is not None and not hasattr(knowledge, "rules"):
+            raise InputError(f"knowledge: {knowledge!r} is no KnowledgeBase; give KnowledgeBase.from_yaml(...)")
         if bound not in ("exact", "decoupled"):
             raise InputError(f"bound: {bound!r}; choose exact or decoupled")
         if empty not in ("keep", "top1"):

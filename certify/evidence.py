@@ -173,6 +173,19 @@ class ScoreEvidence(_Record):
         return replace(self, scores=self.scores[rows], labels=_taken(self.labels, rows))
 
 
+_WORDS = {
+    "ProbEvidence": "probabilities ('probs')",
+    "VoteEvidence": "votes ('votes')",
+    "BoxEvidence": "boxes ('lower', 'upper')",
+    "ScoreEvidence": "score samples ('scores')",
+}
+
+
+def in_words(kind: str) -> str:
+    """What the evidence class named ``kind`` holds, and the field of an evidence file it comes from."""
+    return _WORDS.get(kind, kind)
+
+
 @runtime_checkable
 class SampleEvidence(Protocol):
     """Network outputs under noise, streamed. ``chunks`` yields row numbers and probabilities ``[b, M, V]``."""

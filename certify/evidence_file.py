@@ -44,7 +44,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: no such file; give a .npz made by save_evidence or numpy.savez") from None
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except ValueError:  # numpy's own text advises to unpickle
+        raise InputError(f"{path}: not a readable .npz (no archive); save it with numpy.savez") from None
+    except (OSError, EOFError, BadZipFile) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable .npz ({first}); save it with numpy.savez") from None
 

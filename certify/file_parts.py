@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from neurosym.certify.evidence import in_words
 from neurosym.certify.predicting import read_evidence
 from neurosym.certify.study import Split, split_rows
 from neurosym.errors import InputError
@@ -50,7 +51,8 @@ def file_parts(cal: Path, test: Path | None, kb: KnowledgeBase | None, options: 
     evaluated = read_evidence(test, kb)
     if type(evaluated) is not type(calibration):
         raise InputError(
-            f"{test}: holds {type(evaluated).__name__}, but {cal} holds {type(calibration).__name__}; use one kind"
+            f"{test}: holds {in_words(type(evaluated).__name__)}, but {cal} holds "
+            f"{in_words(type(calibration).__name__)}; use one kind"
         )
     if evaluated.predicates != calibration.predicates:
         raise InputError(f"{test}: field 'predicates' differs from that of {cal}; evidence must name the same columns")

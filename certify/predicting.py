@@ -11,6 +11,7 @@ import numpy as np
 
 from neurosym.certify.classifier import method
 from neurosym.certify.config import CertifyConfig
+from neurosym.certify.evidence import in_words
 from neurosym.certify.reasoning import Reasoning
 from neurosym.errors import InputError
 
@@ -92,7 +93,8 @@ def predict_file(certificate: Path, evidence: Path) -> Prediction:
     found = read_evidence(Path(evidence), kb)
     made_from = document.provenance.get("evidence_kind")
     if type(found).__name__ != made_from:
-        raise InputError(f"{evidence}: holds {type(found).__name__}, but the certificate was made from {made_from}")
+        held, wanted = in_words(type(found).__name__), in_words(str(made_from))
+        raise InputError(f"{evidence}: holds {held}, but the certificate was made from {wanted}")
     names = tuple(document.predicates)
     if kb is None and found.predicates != names:
         raise InputError(f"{evidence}: field 'predicates' is not that of the certificate: {', '.join(names[:4])}, ...")

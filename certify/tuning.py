@@ -18,7 +18,7 @@ import numpy as np
 
 from neurosym.certify import bincp, colep, draws, scores
 from neurosym.certify.budget import amount
-from neurosym.certify.evidence import BoxEvidence, Evidence, SampleEvidence, VoteEvidence, votes_from_samples
+from neurosym.certify.evidence import BoxEvidence, Evidence, SampleEvidence, VoteEvidence, in_words, votes_from_samples
 from neurosym.certify.exact import Number, to_text
 from neurosym.certify.quantile import conformal_rank, kth_smallest, level
 from neurosym.certify.reasoning import Bound, Reasoning
@@ -236,9 +236,7 @@ def tune(
         elif method == "colep" and isinstance(evidence, VoteEvidence | BoxEvidence):
             found = task.colep(evidence, reasoning)
         else:
-            raise InputError(
-                f"method: {method!r} cannot use {type(evidence).__name__}; see vanilla, rcp1, bincp, colep"
-            )
+            raise InputError(f"method: {method!r} cannot use {in_words(type(evidence).__name__)}; give votes or boxes")
         trials += [(reasoning, item) for item in found]
     best, chosen = _choose(trials)
     return Tuned(best, chosen.row.p, tuple(item.row for _, item in trials), evidence.n)

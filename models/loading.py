@@ -254,7 +254,9 @@ def _backbone(spec: str, outputs: int | None) -> nn.Module:
 def _load_backbone(spec: str, weights: str | Path | None, outputs: int | None, untrained: bool) -> nn.Module:
     if weights is None:
         if not untrained:
-            raise InputError(f"model {spec!r} needs weights; pass weights=FILE.safetensors, or untrained=True")
+            raise InputError(
+                f"model {spec!r} needs weights; give weights: FILE.safetensors (in Python weights= or untrained=True)"
+            )
         return _backbone(spec, outputs)
     state = read_weights(weights)
     with torch.device("meta"):

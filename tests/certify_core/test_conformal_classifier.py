@@ -173,7 +173,7 @@ def test_bad_options_are_one_line() -> None:
         rcp1.calibrate(samples(0, 5), alpha="0.2", radius="0.1", reasoning=Reasoning(KB, "rules", "categorical"))
     with pytest.raises(InputError, match="at least 4"):
         tune(samples(0, 3), method="rcp1", layers=candidates(KB, "binary"), alpha="0.2", radius="0.1")
-    with pytest.raises(InputError, match="cannot use ProbEvidence"):
+    with pytest.raises(InputError, match="cannot use probabilities"):
         tune(
             ProbEvidence(np.full((8, 5), 0.5), NAMES, np.zeros(8, int)),
             method="colep",
@@ -188,3 +188,8 @@ def test_vote_evidence_and_samples_agree() -> None:
     first = RobustConformalClassifier("colep", "0.2", "0.1", KB).conformalize(cal).predict_set(test)
     second = RobustConformalClassifier("colep", "0.2", "0.1", KB).conformalize(votes_from_samples(cal))
     assert np.array_equal(first, second.predict_set(votes_from_samples(test)))
+
+
+def test_knowledge_is_no_path() -> None:
+    with pytest.raises(InputError, match=r"'rules\.yaml' is no KnowledgeBase"):
+        RobustConformalClassifier(knowledge="rules.yaml")  # type: ignore[arg-type]

@@ -183,7 +183,7 @@ GONE = "gone.npz"
     [
         ("votes", {"method": "vanilla", "radius": "0.1"}, "vanilla: radius 0.1 cannot be certified"),
         ("votes", {"method": "bincp", "radius": "0.1"}, "holds no noise draws"),
-        ("probs", {"method": "colep", "radius": "0"}, "ProbEvidence"),
+        ("probs", {"method": "colep", "radius": "0"}, "cannot use probabilities"),
         ("boxes", {"method": "colep", "radius": "0.2"}, "the boxes hold for 0.1, but 0.2 is asked for"),
         ("scores", {"method": "rcp1", "circuit": "exclusive"}, "rules cannot act on stored scores"),
         ("votes", {"method": "colep", "circuit": "rules", "score": "raps"}, "score: 'raps'"),
@@ -214,7 +214,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     cases = [
         (tmp_path / GONE, test, GONE),
         (bare, test, "bare.npz: field 'labels' is missing"),
-        (cal, tmp_path / "boxes.npz", "boxes.npz: holds BoxEvidence"),
+        (cal, tmp_path / "boxes.npz", "boxes.npz: holds boxes"),
         (cal, other, "other.npz: field 'predicates' differs"),
         (other, None, "no column for 'red'"),
         (swapped, None, "classes of the rules"),
