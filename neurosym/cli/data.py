@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neurosym.cli import checks, options
 from neurosym.cli.console import emit_json, emit_table, working
 from neurosym.errors import InputError
+
+if TYPE_CHECKING:
+    from neurosym.certify.sources import Source
 
 DATA_EXAMPLES = """\b
 Examples:
@@ -134,12 +137,26 @@ def check(
         emit_table([(name.replace("_", " "), str(value)) for name, value in facts.items()])
 
 
+def _fits(source: Source, device: str) -> None:
+    """Refuse a network that does not give one logit a predicate, found by running it on one image."""
+    import numpy as np
+
+    from neurosym.certify.sampling import ModelEvidence
+
+    one = source.images.take(np.arange(1))
+    evidence = ModelEvidence(
+        source.model, one, "1", 1, 0, predicates=source.predicates, num_classes=source.num_classes, device=device
+    )
+    next(iter(evidence.chunks()))
+
+
 def _facts(path: Path) -> dict[str, Any]:
     from neurosym.certify.config import load_config
     from neurosym.certify.sources import load_source
 
     config = load_config(path)
     source = load_source(config)
+    _fits(source, config.device)
     n = len(source.images)
     tune, calibrate = (int(share * n) for share in (config.splits.tune, config.splits.calibrate))
     return {

@@ -197,7 +197,7 @@ def test_data_gtsrb(run: Any, refused: Any, tmp_path: Path, monkeypatch: pytest.
     refused(run("data", "gtsrb", "--root", tmp_path, "--download"), "no route to host", "try again")
 
 
-def test_data_check(run: Any, refused: Any, tmp_path: Path) -> None:
+def test_data_check(run: Any, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from neurosym.models.checkpoint import save_checkpoint
     from neurosym.models.concept_net import ConceptNet
 
@@ -215,4 +215,10 @@ def test_data_check(run: Any, refused: Any, tmp_path: Path) -> None:
     assert "about 4 tuning, 8 calibration, 8 test" in run("data", "check", config).out
     config.write_text("model: gone\ndata: {name: images.npz}\nrules: rules.yaml\n")
     refused(run("data", "check", config), "gone")
+    (tmp_path / "narrow_net.py").write_text(
+        "from torch import nn\n\ndef two():\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, 2))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config.write_text("model: narrow_net:two\ndata: images.npz\nrules: rules.yaml\n")
+    refused(run("data", "check", config), "the network has 2 outputs but there are 3 predicates")
     refused(run("data", "check", tmp_path / "no.yaml"), "no.yaml: no such file")
