@@ -64,7 +64,7 @@ def compile(
         max_nodes: limit on the nodes of one circuit.
 
     Raises:
-        InputError: unknown ``circuit`` or ``class_kind``, or no class that can be true for the exclusive circuit.
+        InputError: unknown ``circuit`` or ``class_kind``, or no class for the exclusive circuit.
         CompileLimit: a limit was reached.
     """
     if circuit not in ("rules", "exclusive"):
@@ -76,17 +76,7 @@ def compile(
     for spec in part_specs(kb, circuit):
         components = (compile_component(*block, deadline, max_nodes) for block in spec.blocks)
         parts.append(spec.part(tuple(components)))
-    if circuit == "exclusive" and any(_impossible(component) for component in parts[0].components):
-        raise InputError(
-            "circuit 'exclusive': the hard rules leave no world with exactly one true class; "
-            "correct one or give it a finite weight"
-        )
     return CompiledKnowledge(kb=kb, circuit=circuit, class_kind=class_kind, parts=tuple(parts))
-
-
-def _impossible(component: Component) -> bool:
-    ones = torch.ones(len(component.variables), dtype=torch.float64)
-    return bool(component.log_count(ones, ones) == -float("inf"))
 
 
 @dataclass(frozen=True)

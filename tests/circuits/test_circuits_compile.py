@@ -379,14 +379,3 @@ def test_cuda_equals_cpu() -> None:
                 continue
             got = CircuitLayer(compiled).cuda()(p.cuda())
             torch.testing.assert_close(got.cpu(), expected, rtol=0, atol=1e-12)
-
-
-def test_no_class_can_be_true() -> None:
-    """Hard rules that only the world without a class obeys: fine as rules, refused for the exclusive circuit."""
-    names, hard = ("a", "b"), float("inf")
-    rules = tuple(Rule(parse(text), hard) for text in ("a -> c", "a -> ~c", "~b"))
-    kb = KnowledgeBase(names, ("c",), rules)
-    assert compile(kb).parts
-    for kind in ("binary", "categorical"):
-        with pytest.raises(InputError, match="no world with exactly one true class"):
-            compile(kb, "exclusive", kind)
