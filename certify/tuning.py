@@ -63,7 +63,7 @@ def candidates(
     """No rules, then rules and the exclusive circuit at each scale, as far as ``score`` can use them."""
     found = [Reasoning(kb, "none", class_kind, 1.0, num_classes)]  # type: ignore[arg-type]
     if kb is not None and (kb.rules or kb.groups):
-        for circuit in ("rules", "exclusive"):
+        for circuit in ("rules", "exclusive") if _some_class(kb) else ("rules",):
             found += [Reasoning(kb, circuit, class_kind, s) for s in scales]  # type: ignore[arg-type]
     usable = []
     for item in found:
@@ -75,6 +75,16 @@ def candidates(
     if not usable:
         raise InputError(f"score: {score!r} fits no candidate; use lac or aps, or class_kind 'categorical'")
     return tuple(usable)
+
+
+def _some_class(kb: KnowledgeBase) -> bool:
+    from neurosym.logic.satisfiable import check_some_class
+
+    try:
+        check_some_class(kb)
+    except InputError:
+        return False
+    return True
 
 
 def _threshold(values: np.ndarray, alpha: Number) -> float:

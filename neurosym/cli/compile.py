@@ -76,8 +76,11 @@ def compile_rules(
     with working(quiet):
         from neurosym import circuits
         from neurosym.logic import KnowledgeBase
+        from neurosym.logic.satisfiable import check_some_class
 
         kb = KnowledgeBase.from_yaml(rules)
+        if circuit == "exclusive":
+            check_some_class(kb)
         build = circuits.compile  # imports torch, which is not what is timed
         start = time.perf_counter()
         compiled = build(

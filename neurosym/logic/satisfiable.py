@@ -71,6 +71,23 @@ def find_conflict(kb: KnowledgeBase, extra_groups: Sequence[Group] = ()) -> tupl
     return ()
 
 
+def check_some_class(kb: KnowledgeBase) -> None:
+    """The exclusive circuit needs a world with exactly one true class.
+
+    Raises:
+        InputError: the hard rules and groups leave none; names the constraints at fault.
+    """
+    from neurosym.logic.knowledge import Group
+
+    conflict = find_conflict(kb, (Group("classes", "exactly_one", kb.classes),) if len(kb.classes) > 1 else ())
+    if conflict:
+        names = ", ".join(item.label for item in conflict[:_SHOWN])
+        raise InputError(
+            f"circuit 'exclusive': no world has exactly one true class ({names}); correct a hard rule or give it a "
+            "finite weight"
+        )
+
+
 def hard_constraints(kb: KnowledgeBase, extra_groups: Sequence[Group] = ()) -> tuple[Constraint, ...]:
     """Hard rules, then groups, as clauses over predicates 1 .. V (in order) and auxiliary variables above."""
     encoder = _Encoder(kb)

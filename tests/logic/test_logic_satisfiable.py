@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neurosym.errors import InputError
 from neurosym.logic import Group, KnowledgeBase, Rule, evaluate, parse, sat
-from neurosym.logic.satisfiable import find_conflict, hard_constraints
+from neurosym.logic.satisfiable import check_some_class, find_conflict, hard_constraints
 
 HARD = math.inf
 CLAUSES = st.lists(
@@ -177,3 +177,13 @@ def test_a_long_conflict_is_shortened_in_the_message() -> None:
 def test_undecided_constraints_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neurosym.logic.satisfiable.satisfiable", lambda clauses: None)
     KnowledgeBase(("a",), (), (Rule(parse("a & ~a"), HARD),)).check_consistent()
+
+
+def test_some_class_can_be_true() -> None:
+    hard = float("inf")
+    rules = [Rule.from_text(text, hard) for text in ("a -> c", "a -> ~c", "~b")]
+    impossible = KnowledgeBase(("a", "b"), ("c",), tuple(rules))
+    impossible.check_consistent()  # the world without a class is left
+    with pytest.raises(InputError, match=r"no world has exactly one true class .*'~b'"):
+        check_some_class(impossible)
+    check_some_class(KnowledgeBase(("a", "b"), ("c",), tuple(rules[:2])))
