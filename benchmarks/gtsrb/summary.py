@@ -62,7 +62,7 @@ def nothing_said(rows: list[dict[str, Any]], classes: int) -> str | None:
     if len(full) * 2 <= len(rows):
         return None
     texts = [row["trivial"] or "needs more noise draws" for row in full]
-    return Counter(texts).most_common(1)[0][0]
+    return Counter(texts).most_common(1)[0][0].split(", a larger sigma")[0]
 
 
 def draws_needed(rows: list[dict[str, Any]], radius: str) -> int:
