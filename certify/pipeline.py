@@ -16,7 +16,7 @@ import numpy as np
 from neurosym.certify.config import CertifyConfig
 from neurosym.certify.file_parts import FileOptions, file_hashes, file_parts
 from neurosym.certify.predicting import Prediction, predict_file, predict_images
-from neurosym.certify.sources import Source, demo_config, load_source, noise_samples
+from neurosym.certify.sources import DEMO_NOTE, Source, demo_config, load_source, noise_samples
 from neurosym.certify.study import (
     Finding,
     Settings,
@@ -139,6 +139,7 @@ def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, pr
         predicates=source.predicates,
         kb=source.kb,
         index=split.test,
+        notes=(DEMO_NOTE,) if config.data.name == "demo" else (),
         rules=_rules(source.kb, source.predicates, worlds),
         extras=_extras(source, finding, plain, split),
         provenance=_provenance(config, source, split, attacked),
@@ -347,6 +348,7 @@ def _write(
     extras: ReportExtras | None,
     provenance: Mapping[str, Any],
     summary: dict[str, Any],
+    notes: tuple[str, ...] = (),
 ) -> Outcome:
     from neurosym.certify.certificate import build_certificate, write_run
     from neurosym.certify.tuning import as_record
@@ -365,6 +367,7 @@ def _write(
         certified=_certified(finding),
         curve=radius_curve(finding),
         rules=rules,
+        notes=notes,
     )
     files = write_run(out, certificate, finding.observation, finding.sets, finding.labels, index=index, extras=extras)
     return Outcome(summary, {name: str(path) for name, path in files.items()})

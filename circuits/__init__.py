@@ -1,4 +1,4 @@
-"""Knowledge bases compiled to circuits, evaluated in batches, with exact bounds over boxes.
+"""Knowledge bases compiled to circuits, evaluated in batches, with sound bounds over boxes, exact where proved.
 
 Names are imported on first use, so importing this package costs nothing.
 """

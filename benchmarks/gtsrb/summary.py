@@ -259,7 +259,8 @@ def readme_block(found: dict[str, tuple[dict[str, Any], dict[str, Any] | None]])
         'weight that a separate tuning split chose (or with none). "COLEP, published" is COLEP\'s circuit (w = 1.5) with its '
         "decoupled bound on vote counts, but calibrated at a sound level. Sigma is chosen per radius on the tuning split. "
         "Networks were trained and all figures measured on 2 CPU cores; GPU speed and CPU/GPU vote agreement: not measured. "
-        "All rows: `benchmarks/results/gtsrb.md`.\n"
+        "The splits share images, so errors are those of the split choice. Settings were explored on GTSRB-12 before its table "
+        "was made, not on GTSRB-43: see `benchmarks/gtsrb/README.md`. All rows: `benchmarks/results/gtsrb.md`.\n"
     )
     return "\n".join(parts) + f"\n{plots}\n\n{notes}"
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from neurosym.certify import pipeline
+from neurosym.certify.certificate import load_certificate
 from neurosym.certify.config import CertifyConfig, config_from_mapping
 from neurosym.certify.pipeline import Outcome, certify_config, demo_config, predict_images
 from neurosym.certify.sampling import ModelEvidence
@@ -329,3 +330,9 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     order = sorted(range(20), key=lambda row: (names[origin.labels[row]], row))
     np.testing.assert_array_equal(found.images, origin.images[order])
     np.testing.assert_array_equal(found.labels, origin.labels[order])
+
+
+def test_demo_says_that_it_is_one(run: tuple[Path, Outcome]) -> None:
+    out, _ = run
+    assert any("demonstration" in note for note in load_certificate(out / "certificate.json").notes)
+    assert "calibrate on fresh images" in (out / "report.html").read_text()
