@@ -11,8 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neurosym.circuits.bounds import Bounds as Bounds
-    from neurosym.circuits.bounds import bounds as bounds
+    from neurosym.circuits.boxes.bounds import Bounds as Bounds
+    from neurosym.circuits.boxes.bounds import bounds as bounds
+    from neurosym.circuits.circuit import Circuit as Circuit
     from neurosym.circuits.compile import compile as compile
     from neurosym.circuits.compile import marginals as marginals
     from neurosym.circuits.component import CompiledKnowledge as CompiledKnowledge
@@ -21,18 +22,19 @@ if TYPE_CHECKING:
     from neurosym.circuits.errors import CompileLimit as CompileLimit
     from neurosym.circuits.errors import InconsistentEvidence as InconsistentEvidence
     from neurosym.circuits.factors import Factor as Factor
-    from neurosym.circuits.io import load as load
-    from neurosym.circuits.io import save as save
+    from neurosym.circuits.formats.nnf import read_nnf as read_nnf
+    from neurosym.circuits.formats.nnf import write_nnf as write_nnf
+    from neurosym.circuits.formats.npz import load as load
+    from neurosym.circuits.formats.npz import save as save
     from neurosym.circuits.layer import CircuitLayer as CircuitLayer
-    from neurosym.circuits.nnf import read_nnf as read_nnf
-    from neurosym.circuits.nnf import write_nnf as write_nnf
-    from neurosym.circuits.queries import conditionals as conditionals
-    from neurosym.circuits.queries import log_wmc as log_wmc
-    from neurosym.circuits.queries import mpe as mpe
-    from neurosym.circuits.queries import sample as sample
+    from neurosym.circuits.queries.worlds import conditionals as conditionals
+    from neurosym.circuits.queries.worlds import log_wmc as log_wmc
+    from neurosym.circuits.queries.worlds import mpe as mpe
+    from neurosym.circuits.queries.worlds import sample as sample
 
 _NAMES = {
-    "Bounds": "bounds",
+    "Bounds": "boxes.bounds",
+    "Circuit": "circuit",
     "CircuitLayer": "layer",
     "CompileLimit": "errors",
     "CompiledKnowledge": "component",
@@ -40,22 +42,22 @@ _NAMES = {
     "Factor": "factors",
     "InconsistentEvidence": "errors",
     "Part": "component",
-    "bounds": "bounds",
+    "bounds": "boxes.bounds",
     "compile": "compile",
-    "conditionals": "queries",
-    "load": "io",
-    "log_wmc": "queries",
+    "conditionals": "queries.worlds",
+    "load": "formats.npz",
+    "log_wmc": "queries.worlds",
     "marginals": "compile",
-    "mpe": "queries",
-    "read_nnf": "nnf",
-    "sample": "queries",
-    "save": "io",
-    "write_nnf": "nnf",
+    "mpe": "queries.worlds",
+    "read_nnf": "formats.nnf",
+    "sample": "queries.worlds",
+    "save": "formats.npz",
+    "write_nnf": "formats.nnf",
 }
 
 
 class _Package(ModuleType):
-    """``compile`` and ``bounds`` name a function here and a file: importing the file must not hide the function."""
+    """``compile`` names a function here and a file: importing the file must not hide the function."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _NAMES and isinstance(value, ModuleType)):

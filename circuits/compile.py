@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurosym.circuits.closed_forms import Mixture, find_mixture, find_star
+from neurosym.circuits.compilers.eliminate import compile_elimination
+from neurosym.circuits.compilers.sdd import compile_sdd
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, FastKernel, Part, working
-from neurosym.circuits.eliminate import compile_elimination
+from neurosym.circuits.engine.closed_forms import Mixture, find_mixture, find_star
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.factors import Factor, connected_components, group_factor, rule_factor
 from neurosym.circuits.ir import CircuitIR, CircuitTooLarge
-from neurosym.circuits.sdd import compile_sdd
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import Group, KnowledgeBase
 

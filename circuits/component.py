@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.columns import Columns
-from neurosym.circuits.evaluate import circuit_log_partition, circuit_marginals
+from neurosym.circuits.engine.logspace import circuit_log_partition, circuit_marginals
+from neurosym.circuits.engine.plan import Plan
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitIR
-from neurosym.circuits.plan import Plan
 from neurosym.logic.knowledge import KnowledgeBase
 
 CircuitName = Literal["rules", "exclusive"]
@@ -61,12 +62,17 @@ class Component:
     kind: str
     ir: CircuitIR
     kernel: FastKernel | None = None
-    plan: Plan = field(init=False, repr=False, compare=False)
+    circuit: Circuit = field(init=False, repr=False, compare=False)
     columns: Columns = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "plan", Plan(self.ir))
+        object.__setattr__(self, "circuit", Circuit(self.ir))
         object.__setattr__(self, "columns", Columns(self.variables))
+
+    @property
+    def plan(self) -> Plan:
+        """Index arrays of the log-space passes."""
+        return self.circuit.plan
 
     def log_partition(self, log_pos: Tensor, log_neg: Tensor) -> Tensor:
         """log Z from the logs of the literal weights, [..., m] -> [...]; differentiable, -inf where no world is left.

@@ -27,12 +27,12 @@ from neurosym.circuits import (
     save,
     write_nnf,
 )
-from neurosym.circuits.eliminate import compile_elimination
-from neurosym.circuits.evaluate import circuit_log_partition, circuit_marginals
+from neurosym.circuits.compilers.eliminate import compile_elimination
+from neurosym.circuits.compilers.sdd import compile_sdd
+from neurosym.circuits.engine.logspace import circuit_log_partition, circuit_marginals
+from neurosym.circuits.engine.plan import Plan
 from neurosym.circuits.factors import group_factor, restrict, rule_factor
 from neurosym.circuits.ir import check_properties
-from neurosym.circuits.plan import Plan
-from neurosym.circuits.sdd import compile_sdd
 from neurosym.errors import InputError
 from neurosym.logic.formula import Formula, Implies, Not, Or, Var
 from neurosym.logic.knowledge import CircuitSpec, Group, KnowledgeBase, Rule

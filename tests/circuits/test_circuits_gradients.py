@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from neurosym.circuits import CompiledKnowledge, Component, compile, log_wmc, marginals
+from neurosym.circuits.compilers.sdd import compile_sdd
 from neurosym.circuits.factors import Factor
-from neurosym.circuits.sdd import compile_sdd
 from neurosym.logic.knowledge import Group, KnowledgeBase, Rule
 from neurosym.logic.parser import parse
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from neurosym.circuits import bounds, compile, marginals
-from neurosym.circuits.box import WeightBox
-from neurosym.circuits.corners import circuit_extrema, dense_extrema
-from neurosym.circuits.exclusive_form import exclusive_form
-from neurosym.circuits.search import search_extrema
-from neurosym.circuits.simplex import extreme_share, fill
+from neurosym.circuits.boxes.box import WeightBox
+from neurosym.circuits.boxes.corners import circuit_extrema, dense_extrema
+from neurosym.circuits.boxes.exclusive_form import exclusive_form
+from neurosym.circuits.boxes.search import search_extrema
+from neurosym.circuits.boxes.simplex import extreme_share, fill
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import CircuitSpec, Group, KnowledgeBase
 

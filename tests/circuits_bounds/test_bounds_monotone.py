@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from neurosym.circuits import bounds, compile, marginals
-from neurosym.circuits.monotone import implied_literals, is_log_supermodular, monotone_signs, pair_signs
+from neurosym.circuits.boxes.monotone import implied_literals, is_log_supermodular, monotone_signs, pair_signs
 from neurosym.logic.knowledge import Group, KnowledgeBase, Rule
 from neurosym.logic.parser import parse
 

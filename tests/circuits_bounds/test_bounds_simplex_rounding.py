@@ -8,7 +8,7 @@ import torch
 
 from neurosym.circuits import bounds, marginals
 from neurosym.circuits import compile as compile_circuit
-from neurosym.circuits.simplex import extreme_share
+from neurosym.circuits.boxes.simplex import extreme_share
 from neurosym.logic.knowledge import Group, KnowledgeBase, Rule
 from neurosym.logic.parser import parse
 

@@ -100,7 +100,7 @@ def test_picture_of_a_large_circuit_is_refused(
 
 
 def test_out_reads_back(run: Any, rules: Path, tmp_path: Path) -> None:
-    pytest.importorskip("neurosym.circuits.io")
+    pytest.importorskip("neurosym.circuits.formats.npz")
     import torch
 
     from neurosym import circuits

@@ -1,13 +1,13 @@
 """Bounds for the exclusive circuit in closed form.
 
-With Z = sum_c w_c T_c (see :mod:`neurosym.circuits.exclusive_form`) the posterior of class c is
+With Z = sum_c w_c T_c (see :mod:`neurosym.circuits.boxes.exclusive_form`) the posterior of class c is
 1 / (1 + sum_{d != c} w_d T_d / (w_c T_c)). It rises with w_c and falls with w_d, where w is the odds pi / (1 - pi) for
 binary sensors (exactly-one divides by prod_d (1 - pi_d)) and pi itself for one categorical variable. Every ratio
 T_d / T_c is a product of functions of single q_k, each monotone. So the sum of the separately optimised ratios is a sound
 bound, and it is attained (*exact*) when for every concept k that is free the rivals agree: ell_dk - ell_ck has one sign
 over all d != c. With equal weights per concept this always holds (COLEP's "class implies attribute" rules).
 
-For categorical classes pi lies on box and simplex, see :mod:`neurosym.circuits.simplex`.
+For categorical classes pi lies on box and simplex, see :mod:`neurosym.circuits.boxes.simplex`.
 
 Concepts: P(k) = sum_c P(c) r_ck, r_ck = P(k | c) = sigmoid(logit q_k + ell_ck), is bounded by a fractional knapsack over
 the class bounds; where every direction is known (``_concept_directions``) the corner itself is evaluated, which is exact.
@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurosym.circuits.box import ComponentBounds, WeightBox
-from neurosym.circuits.exclusive_form import Block, ExclusiveForm
-from neurosym.circuits.simplex import SUM_TOLERANCE, extreme_share, largest_mean
+from neurosym.circuits.boxes.box import ComponentBounds, WeightBox
+from neurosym.circuits.boxes.exclusive_form import Block, ExclusiveForm
+from neurosym.circuits.boxes.simplex import SUM_TOLERANCE, extreme_share, largest_mean
 
 CERTAIN = 1e6
 """Log-odds that stand for certainty: beyond every finite weight, so that exp(difference) is 0 or infinite."""

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurosym.circuits.box import ComponentBounds, WeightBox
-from neurosym.circuits.monotone import implied_literals
+from neurosym.circuits.boxes.box import ComponentBounds, WeightBox
+from neurosym.circuits.boxes.monotone import implied_literals
 from neurosym.errors import InputError
 from neurosym.logic.formula import to_text
 

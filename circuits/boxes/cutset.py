@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurosym.circuits.monotone import MAX_SCOPE, table_signs
+from neurosym.circuits.boxes.monotone import MAX_SCOPE, table_signs
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component

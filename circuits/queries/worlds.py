@@ -16,8 +16,8 @@ from torch import Tensor
 from neurosym.circuits.columns import Columns
 from neurosym.circuits.compile import as_compiled, check_probabilities, weighted_marginals
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, Part, working
+from neurosym.circuits.engine.logspace import trace, upward
 from neurosym.circuits.errors import InconsistentEvidence
-from neurosym.circuits.evaluate import trace, upward
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from neurosym.circuits.monotone import MAX_SCOPE, implied_literals
+from neurosym.circuits.boxes.monotone import MAX_SCOPE, implied_literals
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component, Factor

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from neurosym.circuits import sdd_worker
+from neurosym.circuits.compilers import sdd_worker
 from neurosym.circuits.errors import CompileLimit
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitBuilder, CircuitIR, CircuitTooLarge

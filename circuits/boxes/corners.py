@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurosym.circuits.box import ComponentBounds, WeightBox, chance
+from neurosym.circuits.boxes.box import ComponentBounds, WeightBox, chance
 from neurosym.circuits.factors import MAX_TABLE_VARIABLES
 
 if TYPE_CHECKING:

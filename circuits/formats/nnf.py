@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from neurosym.circuits.io import write_atomically
+from neurosym.circuits.formats.npz import write_atomically
 from neurosym.circuits.ir import (
     CONSTANT,
     LITERAL,

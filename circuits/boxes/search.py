@@ -7,7 +7,7 @@ bound is the same with the roles of N and M exchanged. A node fixes some sensors
 * N and M are enclosed by evaluating the circuit at the least and greatest literal weights, and so are the derivatives
   N_i1, N_i0 (sums with x_i fixed), which are gradients of the same two evaluations;
 * where fixing a few variables makes the rest monotone, N_i1 / N_i0 and M_i1 / M_i0 are enclosed more tightly
-  (:mod:`neurosym.circuits.cutset`);
+  (:mod:`neurosym.circuits.boxes.cutset`);
 * a sensor in whose direction N_i1 M_i0 - N_i0 M_i1 has one sign is set to its better end;
 * from the centre c of the node, changing one sensor at a time changes log N - log M by at most the difference of
   log(rho pos + neg) - log(rho pos_c + neg_c), rho = N_i1 / N_i0, at the two ends of rho's enclosure, for N and for M;
@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from neurosym.circuits.box import ComponentBounds, WeightBox
-from neurosym.circuits.cutset import CutPlan, cut_plan
+from neurosym.circuits.boxes.box import ComponentBounds, WeightBox
+from neurosym.circuits.boxes.cutset import CutPlan, cut_plan
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurosym.circuits.columns import Columns
-from neurosym.circuits.eliminate import condition, split_hard_conjunction
+from neurosym.circuits.compilers.eliminate import condition, split_hard_conjunction
 from neurosym.circuits.factors import MAX_TABLE_VARIABLES, Factor
 from neurosym.logic.formula import And, Not, Var
 

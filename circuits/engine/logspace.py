@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurosym.circuits.plan import DownStep, Plan
+from neurosym.circuits.engine.plan import DownStep, Plan
 
 
 def _log_sum(x: Tensor) -> Tensor:

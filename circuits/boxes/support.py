@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurosym.circuits.box import WeightBox
-from neurosym.circuits.monotone import MAX_SCOPE, implied_literals
+from neurosym.circuits.boxes.box import WeightBox
+from neurosym.circuits.boxes.monotone import MAX_SCOPE, implied_literals
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component, Factor

@@ -1,4 +1,4 @@
-"""Child process of :mod:`neurosym.circuits.sdd`: builds one SDD with pysdd under resource limits.
+"""Child process of :mod:`neurosym.circuits.compilers.sdd`: builds one SDD with pysdd under resource limits.
 
 Run by its path with a folder as argument; it needs pysdd and nothing of this package. It reads ``DIR/problem.json``, writes ``DIR/out.sdd`` and
 ``DIR/out.vtree``, and prints one line of progress after each constraint, so that the parent can tell how far a killed

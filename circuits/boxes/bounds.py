@@ -3,10 +3,10 @@
 For each circuit of the mixture and each independent component, the first of these that applies:
 
 1. *monotone*: after flips of sign every factor is log-supermodular, so two corners are exact for all predicates
-   (:mod:`neurosym.circuits.monotone`);
-2. *exclusive*: the closed form of the circuit with exactly one true class (:mod:`neurosym.circuits.exclusive_bounds`);
-3. *corners*: every corner of the box, exact (:mod:`neurosym.circuits.corners`);
-4. *search*: branch and bound with a budget, exact if it finishes (:mod:`neurosym.circuits.search`).
+   (:mod:`neurosym.circuits.boxes.monotone`);
+2. *exclusive*: the closed form of the circuit with exactly one true class (:mod:`neurosym.circuits.boxes.exclusive_bounds`);
+3. *corners*: every corner of the box, exact (:mod:`neurosym.circuits.boxes.corners`);
+4. *search*: branch and bound with a budget, exact if it finishes (:mod:`neurosym.circuits.boxes.search`).
 
 A mixture of circuits has no vertex property: an interior point of the box can beat every corner. Its bounds are the
 weighted sums of the circuits' bounds, and are called exact only where all circuits reach theirs at a common corner.
@@ -22,17 +22,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurosym.circuits.box import ComponentBounds, WeightBox
+from neurosym.circuits.boxes.box import ComponentBounds, WeightBox
+from neurosym.circuits.boxes.corners import MAX_DENSE, MAX_FREE, circuit_extrema, dense_extrema
+from neurosym.circuits.boxes.decoupled import antecedent_signs, decoupled_extrema
+from neurosym.circuits.boxes.exclusive_bounds import exclusive_extrema
+from neurosym.circuits.boxes.exclusive_form import exclusive_form
+from neurosym.circuits.boxes.monotone import monotone_signs
+from neurosym.circuits.boxes.search import search_extrema
+from neurosym.circuits.boxes.simplex import tighten
+from neurosym.circuits.boxes.support import surely_possible
 from neurosym.circuits.compile import CompiledKnowledge, Component, Part, as_compiled
 from neurosym.circuits.component import CircuitName, ClassKind
-from neurosym.circuits.corners import MAX_DENSE, MAX_FREE, circuit_extrema, dense_extrema
-from neurosym.circuits.decoupled import antecedent_signs, decoupled_extrema
-from neurosym.circuits.exclusive_bounds import exclusive_extrema
-from neurosym.circuits.exclusive_form import exclusive_form
-from neurosym.circuits.monotone import monotone_signs
-from neurosym.circuits.search import search_extrema
-from neurosym.circuits.simplex import tighten
-from neurosym.circuits.support import surely_possible
 from neurosym.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""From constraints to circuits: disjoint terms, variable elimination, SDDs, d4."""

@@ -1,0 +1,1 @@
+"""Circuits in files and pictures."""

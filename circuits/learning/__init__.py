@@ -1,0 +1,1 @@
+"""Learning rule weights and circuit parameters, and losses from circuits."""
