@@ -7,9 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neurosym.circuits.engine.logspace import circuit_log_partition, circuit_marginals, downward, upward
+from neurosym.circuits.engine import autograd
+from neurosym.circuits.engine.choose import ENGINES
+from neurosym.circuits.engine.evaluate import Evaluator
+from neurosym.circuits.engine.kernel import Weights
 from neurosym.circuits.engine.plan import Plan
+from neurosym.circuits.engine.terms import TermEvaluator, TermMatrix
 from neurosym.circuits.ir import CONSTANT, CircuitIR
+from neurosym.errors import InputError
+
+MANY_ENTRIES = 1 << 17
+"""Rows x terms x variables from which the term matrix beats the circuit."""
 
 
 @dataclass(frozen=True)
@@ -30,40 +38,131 @@ class LogDerivatives:
 
 
 class Circuit:
-    """A circuit with everything that its evaluation needs."""
+    """A smooth, deterministic, decomposable circuit over m variables, ready to be evaluated.
 
-    def __init__(self, ir: CircuitIR, dtype: torch.dtype = torch.float64) -> None:
-        self.ir = ir
-        self.dtype = dtype
-        self.plan = Plan(ir)
+    Literal weights ``pos`` and ``neg`` are non-negative tensors [..., m] (broadcast against each other) and need not
+    sum to one. ``log_constants`` replaces the circuit's own constants, for all rows ([C]) or for each ([..., C]).
+
+    Args:
+        ir: the circuit.
+        dtype: precision of arithmetic and results, float64 or float32. Rows that float32 cannot hold are computed in
+            float64 and rounded.
+        engine: evaluation path, one of ``neurosym.circuits.engine.choose.ENGINES``.
+        terms: the circuit as a sum of disjoint terms, where it has few; used for large batches.
+
+    Raises:
+        InputError: another dtype, an unknown engine, engine ``terms`` without terms.
+    """
+
+    def __init__(
+        self,
+        ir: CircuitIR,
+        dtype: torch.dtype = torch.float64,
+        engine: str = "auto",
+        terms: TermMatrix | None = None,
+    ) -> None:
+        if engine not in ENGINES:
+            raise InputError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
+        if engine == "terms" and terms is None:
+            raise InputError("engine 'terms' needs a circuit with few disjoint terms; use engine='auto'")
+        if dtype not in (torch.float64, torch.float32):
+            raise InputError(
+                f"dtype {dtype} is not supported for circuit arithmetic; use torch.float64 or torch.float32"
+            )
+        self.ir, self.dtype, self.engine, self.terms = ir, dtype, engine, terms
         self.num_variables = ir.num_variables
-        self.constant_nodes = torch.from_numpy((ir.kind == CONSTANT).nonzero()[0])
-        self.num_constants = int(self.constant_nodes.numel())
         self.log_constants = torch.from_numpy(ir.log_constant[ir.kind == CONSTANT].copy())
+        self.num_constants = int(self.log_constants.numel())
+        self.evaluator = Evaluator(ir, engine)
+        self._term_evaluator = None if terms is None else TermEvaluator(terms, self.evaluator)
+        self._constants: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    @property
+    def plan(self) -> Plan:
+        """Index arrays of the log-space passes."""
+        return self.evaluator.plan
+
+    def with_engine(self, engine: str, dtype: torch.dtype | None = None) -> Circuit:
+        """The same circuit on another evaluation path or in another precision."""
+        return Circuit(self.ir, self.dtype if dtype is None else dtype, engine, self.terms)
 
     def log_wmc(self, pos: Tensor, neg: Tensor, log_constants: Tensor | None = None) -> Tensor:
-        if log_constants is not None:
-            raise NotImplementedError
-        shape = torch.broadcast_shapes(pos.shape, neg.shape)
-        rows = [x.to(self.dtype).expand(shape).reshape(-1, shape[-1]) for x in (pos, neg)]
-        return circuit_log_partition(self.plan, rows[0], rows[1], logs=False).reshape(shape[:-1])
+        """Log weighted model count, [...]; -inf where no world is left. Differentiable once.
+
+        Raises:
+            InputError: wrong shapes.
+        """
+        weights, shape = self._weights(pos, neg, log_constants)
+        return autograd.log_value(self._engine(weights, log_constants), weights).reshape(shape[:-1])
+
+    def wmc(self, pos: Tensor, neg: Tensor, log_constants: Tensor | None = None) -> Tensor:
+        """Weighted model count, [...]; the exponential of :meth:`log_wmc`."""
+        return self.log_wmc(pos, neg, log_constants).exp()
 
     def marginals(self, pos: Tensor, neg: Tensor, log_constants: Tensor | None = None) -> Tensor:
-        if log_constants is not None:
-            raise NotImplementedError
-        shape = torch.broadcast_shapes(pos.shape, neg.shape)
-        rows = [x.to(self.dtype).expand(shape).reshape(-1, shape[-1]) for x in (pos, neg)]
-        return circuit_marginals(self.plan, rows[0], rows[1]).reshape(shape)
+        """P(x_j = 1), [..., m]; NaN where no world is left. Differentiable once, right at weights 0 and 1.
 
-    def log_derivatives(self, pos: Tensor, neg: Tensor) -> LogDerivatives:
-        shape = torch.broadcast_shapes(pos.shape, neg.shape)
-        rows = [x.detach().to(self.dtype).expand(shape).reshape(-1, shape[-1]).t().log() for x in (pos, neg)]
-        values = upward(self.plan, rows[0], rows[1])
-        slopes = downward(self.plan, values)
-        steps = self.plan.steps(values.device)
+        Raises:
+            InputError: wrong shapes.
+        """
+        weights, shape = self._weights(pos, neg, log_constants)
+        return autograd.marginals(self._engine(weights, log_constants), weights).reshape(shape)
+
+    @torch.no_grad()
+    def log_derivatives(self, pos: Tensor, neg: Tensor, log_constants: Tensor | None = None) -> LogDerivatives:
+        """log Z and the log of its derivative with respect to every leaf; not differentiable.
+
+        Raises:
+            InputError: wrong shapes.
+        """
+        weights, shape = self._weights(pos.detach(), neg.detach(), log_constants)
+        found = self.evaluator.log_derivatives(weights)
         return LogDerivatives(
-            values[self.plan.num_nodes - 1].reshape(shape[:-1]),
-            slopes[steps.positive].t().reshape(shape),
-            slopes[steps.negative].t().reshape(shape),
-            slopes[self.constant_nodes].t().reshape(*shape[:-1], self.num_constants),
+            found.log_value.reshape(shape[:-1]),
+            found.on.reshape(shape),
+            found.off.reshape(shape),
+            found.constants.reshape(*shape[:-1], self.num_constants),
         )
+
+    def _engine(self, weights: Weights, log_constants: Tensor | None) -> autograd.Engine:
+        """The term matrix where it applies and pays, else the circuit."""
+        if self._term_evaluator is None or log_constants is not None or self.engine not in ("auto", "terms"):
+            return self.evaluator
+        matrix = self._term_evaluator.matrix
+        large = weights.batch * matrix.num_terms * matrix.num_variables >= MANY_ENTRIES
+        return self._term_evaluator if large or self.engine == "terms" else self.evaluator
+
+    def _weights(self, pos: Tensor, neg: Tensor, log_constants: Tensor | None) -> tuple[Weights, torch.Size]:
+        """Weights as rows [B, m] in the working precision, and the shape to give results back in."""
+        m = self.num_variables
+        if pos.ndim == 0 or neg.ndim == 0 or pos.shape[-1] != m or neg.shape[-1] != m:
+            raise InputError(
+                f"weights have shapes {tuple(pos.shape)} and {tuple(neg.shape)}; the last dimension must be the "
+                f"{m} variables of the circuit"
+            )
+        shape = pos.shape if pos.shape == neg.shape else torch.broadcast_shapes(pos.shape, neg.shape)
+        if log_constants is None:
+            constants = self._own_constants(pos.device)
+        elif log_constants.ndim == 0 or log_constants.shape[-1] != self.num_constants:
+            raise InputError(
+                f"log_constants has shape {tuple(log_constants.shape)}; its last dimension must be the "
+                f"{self.num_constants} constants of the circuit"
+            )
+        else:
+            constants = log_constants.to(self._precision(pos.device)).exp()
+            if constants.ndim > 1:
+                rows = torch.broadcast_shapes(shape[:-1], constants.shape[:-1])
+                shape = torch.Size((*rows, m))
+                constants = constants.expand(*rows, self.num_constants).reshape(-1, self.num_constants).contiguous()
+        flat = [w.to(self._precision(w.device)).expand(shape).reshape(-1, m).contiguous() for w in (pos, neg)]
+        return Weights(flat[0], flat[1], constants), shape
+
+    def _own_constants(self, device: torch.device) -> Tensor:
+        key = (device, self._precision(device))
+        if key not in self._constants:
+            self._constants[key] = self.log_constants.exp().to(device=device, dtype=key[1])
+        return self._constants[key]
+
+    def _precision(self, device: torch.device) -> torch.dtype:
+        """The working precision; Apple's GPUs have no float64."""
+        return torch.float32 if device.type == "mps" else self.dtype

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.columns import Columns
-from neurosym.circuits.engine.logspace import circuit_log_partition, circuit_marginals
+from neurosym.circuits.engine import logspace
 from neurosym.circuits.engine.plan import Plan
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitIR
@@ -81,13 +81,12 @@ class Component:
         float64.
         """
         log_pos, log_neg, shape = _rows(log_pos, log_neg)
-        found = circuit_log_partition(self.plan, log_pos, log_neg, logs=True)
+        found = logspace.log_partition(self.plan, log_pos, log_neg)
         return found.reshape(shape[:-1])
 
     def log_count(self, pos: Tensor, neg: Tensor) -> Tensor:
         """log Z from the literal weights themselves: same as above, with right gradients at weight 0."""
-        pos, neg, shape = _rows(pos, neg)
-        return circuit_log_partition(self.plan, pos, neg, logs=False).reshape(shape[:-1])
+        return self.circuit.log_wmc(pos, neg)
 
     def marginals(self, pos: Tensor, neg: Tensor) -> Tensor:
         """P(x_j = 1) from literal weights, [..., m] -> [..., m].
@@ -101,7 +100,7 @@ class Component:
 
     def circuit_marginals(self, pos: Tensor, neg: Tensor) -> Tensor:
         """The same through the circuit, never the closed form; [B, m]."""
-        return circuit_marginals(self.plan, pos, neg)
+        return self.circuit.marginals(pos, neg)
 
 
 @dataclass(frozen=True)

@@ -43,17 +43,21 @@ def _shares(x: Tensor, total: Tensor) -> Tensor:
     return torch.exp(x - _finite(total)[:, None])
 
 
-def upward(plan: Plan, log_pos: Tensor, log_neg: Tensor, maximise: bool = False) -> Tensor:
+def upward(
+    plan: Plan, log_pos: Tensor, log_neg: Tensor, maximise: bool = False, constants: Tensor | None = None
+) -> Tensor:
     """Log value of every node: [m, B] twice -> [N+2, B]; the last rows are the constants log 0 and log 1.
 
-    With ``maximise`` sums become maxima, and the root gets the log weight of the best world.
+    With ``maximise`` sums become maxima, and the root gets the log weight of the best world. ``constants`` [C, 1 or B]
+    are logs that replace the circuit's own.
     """
     steps = plan.steps(log_pos.device)
     n, batch = plan.num_nodes, log_pos.shape[1]
     values = log_pos.new_empty((n + 2, batch))
     values[n], values[n + 1] = -torch.inf, 0.0
     values[steps.literal_nodes] = torch.cat([log_pos, log_neg])[steps.literal_rows]
-    values[steps.constant_nodes] = steps.constant_values.to(values.dtype)[:, None]
+    own = steps.constant_values.to(values.dtype)[:, None] if constants is None else constants.to(values.dtype)
+    values[steps.constant_nodes] = own.expand(-1, batch)
     for step in steps.up:
         below = values.index_select(0, step.children).view(step.stop - step.start, step.width, batch)
         if step.product:
@@ -192,7 +196,7 @@ def downward_mean(plan: Plan, values: Tensor, slopes: Tensor, means: Tensor) -> 
     return outside
 
 
-def _posterior(plan: Plan, slopes: Tensor, log_pos: Tensor, log_neg: Tensor) -> Tensor:
+def posterior(plan: Plan, slopes: Tensor, log_pos: Tensor, log_neg: Tensor) -> Tensor:
     """P(x_j = 1) of each variable, [m, B]; NaN where there is no world."""
     steps = plan.steps(slopes.device)
     high = log_pos + slopes[steps.positive]
@@ -200,81 +204,62 @@ def _posterior(plan: Plan, slopes: Tensor, log_pos: Tensor, log_neg: Tensor) -> 
     return torch.sigmoid(high - low)
 
 
-def _chunks(plan: Plan, weights: Tensor) -> Iterator[slice]:
-    batch = weights.shape[1]
-    rows = plan.chunk_rows(batch, weights.device)
+def chunks(plan: Plan, batch: int, device: torch.device) -> Iterator[slice]:
+    """Slices of a batch that fit the size of the value table."""
+    rows = plan.chunk_rows(batch, device)
     return (slice(i, min(i + rows, batch)) for i in range(0, batch, rows))
 
 
-class _Marginals(torch.autograd.Function):
-    """(pos, neg) [m, B] -> P(x_j = 1) [m, B]."""
+def marginals_gradient(
+    plan: Plan, values: Tensor, gain: Tensor, slopes: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of sum_j gain_j P(x_j) with respect to pos, neg ([m, B] each) and the constants [C, B].
+
+    Args:
+        values: from :func:`upward`, [N+2, B].
+        gain: [m, B].
+        slopes: from :func:`downward`, if at hand.
+    """
+    steps = plan.steps(values.device)
+    slopes = downward(plan, values) if slopes is None else slopes
+    means = upward_mean(plan, values, gain)
+    outside = downward_mean(plan, values, slopes, means)
+    root = plan.num_nodes - 1
+    weight = torch.exp(slopes - values[root])
+    on, off, fixed = (
+        weight[places] * (outside[places] + own - means[root])
+        for places, own in ((steps.positive, gain), (steps.negative, 0.0), (steps.constant_nodes, 0.0))
+    )
+    return on, off, fixed
+
+
+class _LogPartition(torch.autograd.Function):
+    """(log_pos, log_neg) [m, B] -> log Z [B]."""
 
     @staticmethod
-    def forward(ctx: Any, pos: Tensor, neg: Tensor, plan: Plan) -> Tensor:
+    def forward(ctx: Any, log_pos: Tensor, log_neg: Tensor, plan: Plan) -> Tensor:
         ctx.plan = plan
-        ctx.save_for_backward(pos, neg)
-        out = torch.empty_like(pos)
-        for rows in _chunks(plan, pos):
-            log_pos, log_neg = pos[:, rows].log(), neg[:, rows].log()
-            slopes = downward(plan, upward(plan, log_pos, log_neg))
-            out[:, rows] = _posterior(plan, slopes, log_pos, log_neg)
+        ctx.save_for_backward(log_pos, log_neg)
+        out = log_pos.new_empty(log_pos.shape[1])
+        for rows in chunks(plan, log_pos.shape[1], log_pos.device):
+            out[rows] = upward(plan, log_pos[:, rows], log_neg[:, rows])[plan.num_nodes - 1]
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, None]:
         plan: Plan = ctx.plan
-        pos, neg = ctx.saved_tensors
-        grad_pos, grad_neg = torch.empty_like(pos), torch.empty_like(neg)
-        steps = plan.steps(pos.device)
-        for rows in _chunks(plan, pos):
-            values = upward(plan, pos[:, rows].log(), neg[:, rows].log())
-            slopes = downward(plan, values)
-            means = upward_mean(plan, values, gain[:, rows])
-            outside = downward_mean(plan, values, slopes, means)
-            root = plan.num_nodes - 1
-            for places, own, out in ((steps.positive, gain[:, rows], grad_pos), (steps.negative, 0.0, grad_neg)):
-                weight = torch.exp(slopes[places] - values[root])
-                out[:, rows] = weight * (outside[places] + own - means[root])
-        return grad_pos, grad_neg, None
-
-
-class _LogPartition(torch.autograd.Function):
-    """(log_pos, log_neg) or (pos, neg) [m, B] -> log Z [B]."""
-
-    @staticmethod
-    def forward(ctx: Any, pos: Tensor, neg: Tensor, plan: Plan, logs: bool) -> Tensor:
-        ctx.plan, ctx.logs = plan, logs
-        ctx.save_for_backward(pos, neg)
-        out = pos.new_empty(pos.shape[1])
-        for rows in _chunks(plan, pos):
-            weights = (pos[:, rows], neg[:, rows])
-            log_pos, log_neg = weights if logs else (weights[0].log(), weights[1].log())
-            out[rows] = upward(plan, log_pos, log_neg)[plan.num_nodes - 1]
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        plan: Plan = ctx.plan
-        pos, neg = ctx.saved_tensors
-        grads = (torch.empty_like(pos), torch.empty_like(neg))
-        steps = plan.steps(pos.device)
-        for rows in _chunks(plan, pos):
-            logs = [w[:, rows] if ctx.logs else w[:, rows].log() for w in (pos, neg)]
-            values = upward(plan, logs[0], logs[1])
+        logs = ctx.saved_tensors
+        grads = (torch.empty_like(logs[0]), torch.empty_like(logs[1]))
+        steps = plan.steps(gain.device)
+        for rows in chunks(plan, gain.numel(), gain.device):
+            values = upward(plan, logs[0][:, rows], logs[1][:, rows])
             slopes = downward(plan, values) - _finite(values[plan.num_nodes - 1])
             for places, log_weight, grad in zip((steps.positive, steps.negative), logs, grads, strict=True):
-                slope = slopes[places] + log_weight if ctx.logs else slopes[places]
-                grad[:, rows] = torch.exp(slope) * gain[rows]
-        return grads[0], grads[1], None, None
+                grad[:, rows] = torch.exp(slopes[places] + log_weight[:, rows]) * gain[rows]
+        return grads[0], grads[1], None
 
 
-def circuit_marginals(plan: Plan, pos: Tensor, neg: Tensor) -> Tensor:
-    """P(x_j = 1) for literal weights ``pos``, ``neg`` of shape [B, m] -> [B, m]; NaN in rows without a world."""
-    return _Marginals.apply(pos.t(), neg.t(), plan).t()
-
-
-def circuit_log_partition(plan: Plan, pos: Tensor, neg: Tensor, logs: bool) -> Tensor:
-    """log Z for literal weights (``logs=False``) or their logs, of shape [B, m] -> [B]."""
-    return _LogPartition.apply(pos.t(), neg.t(), plan, logs)
+def log_partition(plan: Plan, log_pos: Tensor, log_neg: Tensor) -> Tensor:
+    """log Z for the logs of literal weights, of any size, [B, m] -> [B]; differentiable."""
+    return _LogPartition.apply(log_pos.t(), log_neg.t(), plan)

@@ -27,10 +27,9 @@ from neurosym.circuits import (
     save,
     write_nnf,
 )
+from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.compilers.eliminate import compile_elimination
 from neurosym.circuits.compilers.sdd import compile_sdd
-from neurosym.circuits.engine.logspace import circuit_log_partition, circuit_marginals
-from neurosym.circuits.engine.plan import Plan
 from neurosym.circuits.factors import group_factor, restrict, rule_factor
 from neurosym.circuits.ir import check_properties
 from neurosym.errors import InputError
@@ -264,21 +263,19 @@ def test_nnf_round_trip(tmp_path: Path) -> None:
         for part in compile(kb).parts:
             for component in part.components:
                 write_nnf(component.ir, tmp_path / "x.nnf")
-                back = Plan(read_nnf(tmp_path / "x.nnf"))
+                back = Circuit(read_nnf(tmp_path / "x.nnf"))
                 w = torch.tensor(rng.random((2, 4, len(component.variables))))
-                torch.testing.assert_close(
-                    circuit_log_partition(back, w[0], w[1], logs=False), component.log_count(w[0], w[1])
-                )
+                torch.testing.assert_close(back.log_wmc(w[0], w[1]), component.log_count(w[0], w[1]))
 
 
 def test_nnf_from_elsewhere(tmp_path: Path) -> None:
     """A circuit of x1 | x2 that is not smooth: x1, or not x1 and x2; weights (2, 5), (3, 7) count 2*10 + 5*3."""
     path = tmp_path / "or.nnf"
     path.write_text("nnf 5 4 3\nL 1\nL -1\nL 2\nA 2 1 2\nO 1 2 0 3\n")
-    plan = Plan(read_nnf(path))
+    circuit = Circuit(read_nnf(path))
     pos, neg = torch.tensor([[2.0, 3.0, 1.0]]).double(), torch.tensor([[5.0, 7.0, 0.0]]).double()
-    assert circuit_log_partition(plan, pos, neg, logs=False).exp().item() == pytest.approx(35)
-    assert circuit_marginals(plan, pos, neg)[0, 0].item() == pytest.approx(20 / 35)
+    assert circuit.wmc(pos, neg).item() == pytest.approx(35)
+    assert circuit.marginals(pos, neg)[0, 0].item() == pytest.approx(20 / 35)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Evaluation as differentiable torch functions, with gradients written out.
+
+Automatic differentiation through logarithms gives 0 * inf at weights of 0, and would keep every intermediate value;
+here the derivatives come from the downward pass, which needs neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from neurosym.circuits.engine.evaluate import Gradient
+from neurosym.circuits.engine.kernel import Weights
+
+
+class Engine(Protocol):
+    """What these functions need of an evaluator."""
+
+    def log_value(self, weights: Weights) -> Tensor:
+        """log Z, [B]."""
+        ...
+
+    def gradient(self, weights: Weights) -> Gradient:
+        """log Z and its derivatives."""
+        ...
+
+    def marginals(self, weights: Weights) -> Tensor:
+        """P(x_j = 1), [B, m]."""
+        ...
+
+    def marginals_gradient(self, weights: Weights, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of sum_j gain_j P(x_j)."""
+        ...
+
+
+def _constants_gradient(needed: bool, constants: Tensor, found: Tensor) -> Tensor | None:
+    """Gradient in the shape of the constants, [C] or [B, C]."""
+    if not needed:
+        return None
+    return found if constants.ndim == 2 else found.sum(dim=0)
+
+
+class _LogValue(torch.autograd.Function):
+    """(pos, neg [B, m], constants [C] or [B, C]) -> log Z [B]."""
+
+    @staticmethod
+    def forward(ctx: Any, pos: Tensor, neg: Tensor, constants: Tensor, engine: Engine) -> Tensor:
+        weights = Weights(pos, neg, constants)
+        if not any(ctx.needs_input_grad):
+            return engine.log_value(weights)
+        # one visit of the circuit gives both, while its values are in the cache
+        found = engine.gradient(weights)
+        ctx.shared = constants
+        ctx.save_for_backward(found.on, found.off, found.constants)
+        return found.log_value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        on, off, fixed = ctx.saved_tensors
+        gain = gain[:, None]
+        constants = _constants_gradient(ctx.needs_input_grad[2], ctx.shared, fixed * gain)
+        return on * gain, off * gain, constants, None
+
+
+class _Marginals(torch.autograd.Function):
+    """(pos, neg [B, m], constants [C] or [B, C]) -> P(x_j = 1) [B, m]."""
+
+    @staticmethod
+    def forward(ctx: Any, pos: Tensor, neg: Tensor, constants: Tensor, engine: Engine) -> Tensor:
+        ctx.engine = engine
+        ctx.save_for_backward(pos, neg, constants)
+        return engine.marginals(Weights(pos, neg, constants))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        weights = Weights(*ctx.saved_tensors)
+        on, off, fixed = ctx.engine.marginals_gradient(weights, gain.contiguous())
+        return on, off, _constants_gradient(ctx.needs_input_grad[2], weights.constants, fixed), None
+
+
+def log_value(engine: Engine, weights: Weights) -> Tensor:
+    """log Z, [B]; differentiable once."""
+    return _LogValue.apply(weights.pos, weights.neg, weights.constants, engine)
+
+
+def marginals(engine: Engine, weights: Weights) -> Tensor:
+    """P(x_j = 1), [B, m]; differentiable once, right at weights 0 and 1."""
+    return _Marginals.apply(weights.pos, weights.neg, weights.constants, engine)

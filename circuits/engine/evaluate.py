@@ -1,0 +1,306 @@
+"""Values and derivatives of a circuit for any literal weights: fast in plain arithmetic, exact where that is not enough.
+
+The plain path works with weights scaled to pos + neg = 1, which is exact for a smooth circuit (every world has one
+literal of each variable). Then no intermediate value exceeds G, the largest product of constants above 1, and what is
+lost to underflow is at most ``tiny`` for each element times G. Rows whose value is not far above that (``floor``) are
+computed again, in float64 if they were not, and in the end in log space (:mod:`neurosym.circuits.engine.logspace`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neurosym.circuits.engine import logspace
+from neurosym.circuits.engine.choose import make_kernel, pick
+from neurosym.circuits.engine.kernel import Derivatives, Kernel, Weights
+from neurosym.circuits.engine.plan import Plan
+from neurosym.circuits.engine.program import Program, build_program
+from neurosym.circuits.engine.schedule import upward_steps
+from neurosym.circuits.ir import CircuitIR
+
+LARGEST_GAIN = 200.0
+"""Largest log of G for the plain path."""
+MOST_VARIABLES = 900
+"""Up to so many variables the number of worlds is a float64."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """log Z, [B], and derivatives with respect to the weights of the leaves: [B, m] twice and [B, C]."""
+
+    log_value: Tensor
+    on: Tensor
+    off: Tensor
+    constants: Tensor
+
+    def put(self, index: Tensor, other: Gradient) -> None:
+        """Overwrite some rows."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            value[index] = getattr(other, field.name).to(value.dtype)
+
+
+class Evaluator:
+    """One circuit with its evaluation paths, each made when first used.
+
+    Args:
+        ir: the circuit, smooth and decomposable; deterministic for the bound on underflow to hold.
+        engine: one of :data:`neurosym.circuits.engine.choose.ENGINES`.
+    """
+
+    def __init__(self, ir: CircuitIR, engine: str = "auto") -> None:
+        self.ir, self.engine = ir, engine
+        self._plan: Plan | None = None
+        self._program: Program | None = None
+        self._own_gain: float | None = None
+        self._kernels: dict[str, Kernel] = {}
+
+    @property
+    def plan(self) -> Plan:
+        """Index arrays of the log-space path."""
+        if self._plan is None:
+            self._plan = Plan(self.ir)
+        return self._plan
+
+    @property
+    def program(self) -> Program:
+        """Straight-line code of the plain path."""
+        if self._program is None:
+            self._program = build_program(self.ir)
+        return self._program
+
+    def kernel(self, like: Weights) -> Kernel:
+        """The kernel for so many rows on that device."""
+        name = pick(like.pos.device, like.batch) if self.engine in ("auto", "terms") else self.engine
+        if name not in self._kernels:
+            self._kernels[name] = make_kernel(name, self.program)
+        return self._kernels[name]
+
+    def log_gain(self, constants: Tensor) -> float:
+        """log G: bounds every value and derivative when pos + neg = 1; inf for the engine ``log``."""
+        if self.engine == "log":
+            return math.inf
+        if not constants.numel() or float(constants.max()) <= 1.0:
+            return 0.0
+        if constants.ndim == 2:
+            return _largest_product(self.program, constants.amax(dim=0).cpu().double().numpy())
+        if self._own_gain is None:
+            self._own_gain = _largest_product(self.program, constants.cpu().double().numpy())
+        return self._own_gain
+
+    def floor(self, dtype: torch.dtype, log_gain: float) -> float:
+        """Values above it have lost less than a small part of a unit in the last place to underflow."""
+        info = torch.finfo(dtype)
+        return info.tiny / info.eps * 16 * (self.program.num_elements + 1) * math.exp(log_gain)
+
+    # -- value -------------------------------------------------------------------------------------------------------
+
+    def log_value(self, weights: Weights) -> Tensor:
+        """log Z, [B]; -inf where no world is left."""
+        gain = self.log_gain(weights.constants)
+        if gain > LARGEST_GAIN:
+            return self._log_value_exact(weights)
+        scaled, scale = normalise(weights)
+        value = self.kernel(weights).value(scaled)
+        out = value.log() if scale is None else value.log() + scale.log().sum(dim=1)
+        bad = ~(value > self.floor(value.dtype, gain))
+        if bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            again = self.log_value if _can_widen(weights) else self._log_value_exact
+            out[index] = again(_widen(weights.rows(index))).to(out.dtype)
+        return out
+
+    def _log_value_exact(self, weights: Weights) -> Tensor:
+        out = weights.pos.new_empty(weights.batch)
+        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
+            out[rows] = self._upward(weights.rows(rows))[self.plan.num_nodes - 1]
+        return out
+
+    def _upward(self, weights: Weights) -> Tensor:
+        constants = weights.constants.log()
+        constants = constants.t() if constants.ndim == 2 else constants[:, None]
+        return logspace.upward(self.plan, weights.pos.t().log(), weights.neg.t().log(), constants=constants)
+
+    # -- first derivatives -------------------------------------------------------------------------------------------
+
+    def gradient(self, weights: Weights) -> Gradient:
+        """log Z and the derivatives of log Z; where there is no world, the derivatives of Z."""
+        gain = self.log_gain(weights.constants)
+        if gain > LARGEST_GAIN:
+            return self._gradient_exact(weights)
+        scaled, scale = normalise(weights)
+        found = self.kernel(weights).derivatives(scaled)
+        bad = ~(found.value > self.floor(found.value.dtype, gain))
+        value = found.value[:, None]
+        parts = [found.on / value, found.off / value, found.constants / value]
+        log_value = found.value.log()
+        if scale is not None:
+            log_value = log_value + scale.log().sum(dim=1)
+            parts[0], parts[1] = parts[0] / scale, parts[1] / scale
+        out = Gradient(log_value, *parts)
+        if bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            again = self.gradient if _can_widen(weights) else self._gradient_exact
+            out.put(index, again(_widen(weights.rows(index))))
+        return out
+
+    def _gradient_exact(self, weights: Weights) -> Gradient:
+        logs = self._log_derivatives_exact(weights)
+        base = torch.where(logs.log_value == -torch.inf, 0.0, logs.log_value)[:, None]
+        return Gradient(logs.log_value, *(torch.exp(x - base) for x in (logs.on, logs.off, logs.constants)))
+
+    def _log_derivatives_exact(self, weights: Weights) -> Gradient:
+        out = empty_gradient(weights)
+        steps = self.plan.steps(weights.pos.device)
+        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
+            values = self._upward(weights.rows(rows))
+            slopes = logspace.downward(self.plan, values)
+            out.log_value[rows] = values[self.plan.num_nodes - 1]
+            out.on[rows], out.off[rows] = slopes[steps.positive].t(), slopes[steps.negative].t()
+            out.constants[rows] = slopes[steps.constant_nodes].t()
+        return out
+
+    def log_derivatives(self, weights: Weights) -> Gradient:
+        """log Z and the *logs* of the derivatives of Z, each to full relative accuracy."""
+        gain = self.log_gain(weights.constants)
+        if gain > LARGEST_GAIN:
+            return self._log_derivatives_exact(weights)
+        scaled, scale = normalise(weights)
+        kernel = self.kernel(weights)
+        found = kernel.derivatives(scaled)
+        bad = self._underflowed(kernel, weights, found, self.floor(found.value.dtype, gain))
+        out = Gradient(*(x.log() for x in (found.value, found.on, found.off, found.constants)))
+        if scale is not None:
+            logs = scale.log()
+            total = logs.sum(dim=1)
+            shift = total[:, None] - logs
+            out = Gradient(out.log_value + total, out.on + shift, out.off + shift, out.constants + total[:, None])
+        if bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            again = self.log_derivatives if _can_widen(weights) else self._log_derivatives_exact
+            out.put(index, again(_widen(weights.rows(index))))
+        return out
+
+    @staticmethod
+    def _underflowed(kernel: Kernel, weights: Weights, found: Derivatives, floor: float) -> Tensor:
+        """Rows in which a value or derivative is small but not a true zero, bool[B]."""
+
+        def table(d: Derivatives) -> Tensor:
+            return torch.cat([d.value[:, None], d.on, d.off, d.constants], dim=1)
+
+        small = table(found) <= floor
+        bad = small.any(dim=1)
+        if weights.pos.shape[1] <= MOST_VARIABLES and bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            some = weights.rows(index)
+            # zeros of the structure and of the evidence are zero for weights of 0 and 1 as well; those only count worlds
+            support = Weights(*((w > 0).to(torch.float64) for w in vars(some).values()))
+            able = table(kernel.derivatives(support)) > 0
+            bad[index] = (small[index] & able).any(dim=1)
+        return bad
+
+    # -- marginals ---------------------------------------------------------------------------------------------------
+
+    def marginals(self, weights: Weights) -> Tensor:
+        """P(x_j = 1), [B, m]; NaN where no world is left."""
+        gain = self.log_gain(weights.constants)
+        if gain > LARGEST_GAIN:
+            return self._marginals_exact(weights)
+        scaled, _ = normalise(weights)
+        found = self.kernel(weights).derivatives(scaled)
+        bad = ~(found.value > self.floor(found.value.dtype, gain))
+        high, low = scaled.pos * found.on, scaled.neg * found.off
+        out = high / (high + low)
+        if bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            again = self.marginals if _can_widen(weights) else self._marginals_exact
+            out[index] = again(_widen(weights.rows(index))).to(out.dtype)
+        return out
+
+    def _marginals_exact(self, weights: Weights) -> Tensor:
+        out = torch.empty_like(weights.pos)
+        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
+            part = weights.rows(rows)
+            slopes = logspace.downward(self.plan, self._upward(part))
+            out[rows] = logspace.posterior(self.plan, slopes, part.pos.t().log(), part.neg.t().log()).t()
+        return out
+
+    def marginals_gradient(self, weights: Weights, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of sum_j gain_j P(x_j) with respect to pos, neg, [B, m] each, and the constants, [B, C].
+
+        With S = sum_j gain_j x_j and D the derivative of Z at a leaf, it is (D / Z) (E[S | leaf] - E[S]). Moving every
+        positive weight along gain_j pos_j changes Z at the rate Z E[S], and D at the rate D (E[S | leaf] - gain_j)
+        for a positive literal, D E[S | leaf] for the others.
+        """
+        log_gain = self.log_gain(weights.constants)
+        if log_gain > LARGEST_GAIN:
+            return self._marginals_gradient_exact(weights, gain)
+        scaled, scale = normalise(weights)
+        zero = torch.zeros_like(scaled.neg)
+        direction = Weights(gain * scaled.pos, zero, torch.zeros_like(scaled.constants))
+        d, turned = self.kernel(weights).tangents(scaled, direction)
+        value, mean = d.value[:, None], (turned.value / d.value)[:, None]
+        on = (turned.on + gain * d.on - mean * d.on) / value
+        off = (turned.off - mean * d.off) / value
+        fixed = (turned.constants - mean * d.constants) / value
+        if scale is not None:
+            on, off = on / scale, off / scale
+        bad = ~(d.value > self.floor(d.value.dtype, log_gain))
+        if bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            again = self.marginals_gradient if _can_widen(weights) else self._marginals_gradient_exact
+            some = _widen(weights.rows(index))
+            for out, new in zip((on, off, fixed), again(some, gain[index].to(some.pos.dtype)), strict=True):
+                out[index] = new.to(out.dtype)
+        return on, off, fixed
+
+    def _marginals_gradient_exact(self, weights: Weights, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out = empty_gradient(weights)
+        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
+            values = self._upward(weights.rows(rows))
+            on, off, fixed = logspace.marginals_gradient(self.plan, values, gain[rows].t())
+            out.on[rows], out.off[rows], out.constants[rows] = on.t(), off.t(), fixed.t()
+        return out.on, out.off, out.constants
+
+
+def empty_gradient(weights: Weights) -> Gradient:
+    """Room for a gradient."""
+    new, shape = weights.pos.new_empty, weights.pos.shape
+    return Gradient(new(shape[0]), new(shape), new(shape), new((shape[0], weights.constants.shape[-1])))
+
+
+def normalise(weights: Weights) -> tuple[Weights, Tensor | None]:
+    """Weights with pos + neg = 1, and what they were divided by, [B, m]; None if they nearly were so before."""
+    total = weights.pos + weights.neg
+    eps = torch.finfo(total.dtype).eps
+    if not total.numel() or (float(total.amax()) <= 1 + 4 * eps and float(total.amin()) >= 0.5):
+        return weights, None
+    # a variable of which both literals weigh nothing leaves no world, whatever it is divided by
+    total = torch.where(total > 0, total, 1.0)
+    return Weights(weights.pos / total, weights.neg / total, weights.constants), total
+
+
+def _can_widen(weights: Weights) -> bool:
+    return weights.pos.dtype != torch.float64 and weights.pos.device.type != "mps"
+
+
+def _widen(weights: Weights) -> Weights:
+    if not _can_widen(weights):
+        return weights
+    return Weights(*(w.to(torch.float64) for w in vars(weights).values()))
+
+
+def _largest_product(program: Program, constants: NDArray[np.float64]) -> float:
+    """log of the largest product of constants (each at least 1) in any world."""
+    logs = np.zeros(program.num_rows)
+    with np.errstate(divide="ignore"):
+        logs[2 * program.num_variables : program.one] = np.log(np.maximum(constants, 1.0))
+    for step in upward_steps(program):
+        logs[step.target] = np.maximum.reduceat(logs[step.a] + logs[step.b], step.offsets)
+    return float(logs[program.root])

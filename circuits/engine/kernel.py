@@ -1,0 +1,64 @@
+"""What an evaluation path offers: values, first derivatives and directional second derivatives, in plain arithmetic.
+
+All weights are non-negative and of ordinary size; scaling, underflow and gradients are taken care of one floor above
+(:mod:`neurosym.circuits.engine.evaluate`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the leaves.
+
+    Attributes:
+        pos, neg: weights of x_j and not x_j, [B, m], contiguous.
+        constants: [C], or [B, C] where every row has its own.
+    """
+
+    pos: Tensor
+    neg: Tensor
+    constants: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of rows B."""
+        return int(self.pos.shape[0])
+
+    def rows(self, index: Tensor | slice) -> Weights:
+        """Some of the rows."""
+        constants = self.constants if self.constants.ndim == 1 else self.constants[index]
+        return Weights(self.pos[index], self.neg[index], constants)
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Value [B] and its derivatives with respect to the leaves: ``on``, ``off`` [B, m] and ``constants`` [B, C]."""
+
+    value: Tensor
+    on: Tensor
+    off: Tensor
+    constants: Tensor
+
+
+class Kernel(Protocol):
+    """One evaluation path of one circuit."""
+
+    name: str
+
+    def value(self, weights: Weights) -> Tensor:
+        """The circuit's value, [B]."""
+        ...
+
+    def derivatives(self, weights: Weights) -> Derivatives:
+        """The value and its derivatives."""
+        ...
+
+    def tangents(self, weights: Weights, direction: Weights) -> tuple[Derivatives, Derivatives]:
+        """The derivatives, and their own derivatives along ``direction`` (directional second derivatives)."""
+        ...

@@ -1,0 +1,99 @@
+"""Evaluation with numba on the CPU: a tile of rows goes through the whole circuit while it is in the cache.
+
+Install the extra ``numba`` to have it. The machine code is made on first use (some seconds) and kept on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neurosym.circuits.engine.kernel import Derivatives, Weights
+from neurosym.circuits.engine.program import Program
+
+TILE_BYTES = 1 << 18
+"""Value table of one tile: within the second-level cache of a core."""
+WIDEST, NARROWEST = 64, 16
+
+
+class NumbaKernel:
+    """See :class:`neurosym.circuits.engine.kernel.Kernel`; on the host only, one thread for each of torch's."""
+
+    name = "numba"
+
+    def __init__(self, program: Program) -> None:
+        from neurosym.circuits.engine import numba_loops
+
+        self.program = program
+        self.loops = numba_loops
+        self.arrays = (
+            program.offsets.astype(np.int64),
+            program.left.astype(np.int32),
+            program.right.astype(np.int32),
+        )
+        self.sizes = (program.num_variables, program.num_constants, program.num_rows, program.root)
+
+    def _tile(self, itemsize: int) -> int:
+        tile = TILE_BYTES // (itemsize * max(1, self.program.num_rows))
+        return max(NARROWEST, min(WIDEST, tile // NARROWEST * NARROWEST))
+
+    def _each(self, batch: int, itemsize: int, work: Callable[[int, int, int], None]) -> None:
+        """``work(begin, end, tile)`` on a share of the rows for every thread."""
+        tile = min(self._tile(itemsize), batch)
+        threads = min(torch.get_num_threads(), -(-batch // max(tile, 1)))
+        if threads <= 1:
+            work(0, batch, max(tile, 1))
+            return
+        share = -(-batch // threads)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda begin: work(begin, min(begin + share, batch), tile), range(0, batch, share)))
+
+    @staticmethod
+    def _host(weights: Weights) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        constants = weights.constants if weights.constants.ndim == 2 else weights.constants[None]
+        return weights.pos.numpy(), weights.neg.numpy(), constants.contiguous().numpy()
+
+    def _empty(self, weights: Weights) -> Derivatives:
+        new, batch = weights.pos.new_empty, weights.batch
+        m = self.program.num_variables
+        return Derivatives(new(batch), new((batch, m)), new((batch, m)), new((batch, self.program.num_constants)))
+
+    def value(self, weights: Weights) -> Tensor:
+        """The circuit's value, [B]."""
+        host, out = self._host(weights), weights.pos.new_empty(weights.batch)
+        filled = out.numpy()
+        self._each(
+            weights.batch,
+            out.element_size(),
+            lambda a, b, tile: self.loops.values(*self.sizes, *self.arrays, *host, a, b, tile, filled),
+        )
+        return out
+
+    def derivatives(self, weights: Weights) -> Derivatives:
+        """The value and its derivatives."""
+        host, out = self._host(weights), self._empty(weights)
+        filled = [x.numpy() for x in (out.value, out.on, out.off, out.constants)]
+        self._each(
+            weights.batch,
+            out.value.element_size(),
+            lambda a, b, tile: self.loops.derivatives(*self.sizes, *self.arrays, *host, a, b, tile, *filled),
+        )
+        return out
+
+    def tangents(self, weights: Weights, direction: Weights) -> tuple[Derivatives, Derivatives]:
+        """Derivatives and their change along a direction."""
+        host, moved = self._host(weights), self._host(direction)
+        out, change = self._empty(weights), self._empty(weights)
+        filled = [x.numpy() for d in (out, change) for x in (d.value, d.on, d.off, d.constants)]
+        self._each(
+            weights.batch,
+            out.value.element_size(),
+            lambda a, b, tile: self.loops.tangents(*self.sizes, *self.arrays, *host, *moved, a, b, tile, *filled),
+        )
+        return out, change

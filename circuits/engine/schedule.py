@@ -1,0 +1,113 @@
+"""The levels of a program as gather, multiply and add steps, upward and downward.
+
+Both directions have the same shape: row ``target[i]`` becomes the sum over its elements of a[e] * b[e], where upward a
+and b are values, and downward a is the derivative of the parent and b the value of the other factor. Pulling from the
+parents keeps the downward pass free of scattered additions, hence deterministic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurosym.circuits.engine.program import Program
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Rows ``target`` (int64[n]) from elements a, b (int64[e]); row i owns ``offsets[i]`` up to the next."""
+
+    target: Ints
+    offsets: Ints
+    a: Ints
+    b: Ints
+
+    @property
+    def counts(self) -> Ints:
+        """Number of elements of each row."""
+        return np.diff(np.append(self.offsets, self.a.size))
+
+
+def upward_steps(program: Program) -> list[Step]:
+    """One step for each level, lowest first."""
+    steps = []
+    for low, high in zip(program.level_offsets[:-1], program.level_offsets[1:], strict=True):
+        begin, end = program.offsets[low], program.offsets[high]
+        steps.append(
+            Step(
+                target=program.first + np.arange(low, high),
+                offsets=program.offsets[low:high] - begin,
+                a=program.left[begin:end],
+                b=program.right[begin:end],
+            )
+        )
+    return steps
+
+
+def downward_steps(program: Program) -> list[Step]:
+    """One step for each level, highest first, the leaves last; the root (derivative 1) is left out."""
+    owner = program.first + np.repeat(np.arange(program.num_nodes), np.diff(program.offsets))
+    child = np.concatenate([program.left, program.right])
+    parent = np.concatenate([owner, owner])
+    other = np.concatenate([program.right, program.left])
+    used = child != program.one
+    child, parent, other = child[used], parent[used], other[used]
+    level = np.zeros(program.num_rows, dtype=np.int64)
+    level[program.first :] = np.repeat(np.arange(program.depth) + 1, np.diff(program.level_offsets))
+    count = np.bincount(child, minlength=program.num_rows)
+    order = np.lexsort((parent, child, count[child], -level[child]))
+    child, parent, other = child[order], parent[order], other[order]
+    heads = np.flatnonzero(np.concatenate([[True], child[1:] != child[:-1]])) if child.size else np.zeros(0, np.int64)
+    target = child[heads]
+    cuts = np.flatnonzero(np.concatenate([[True], np.diff(level[target]) != 0])) if target.size else heads
+    steps = []
+    for low, high in zip(cuts, [*cuts[1:], target.size], strict=True):
+        begin, end = heads[low], heads[high] if high < target.size else child.size
+        steps.append(Step(target[low:high], heads[low:high] - begin, parent[begin:end], other[begin:end]))
+    return steps
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Rows ``target`` with ``width`` elements each, int64[n] and a, b int64[n * width]; short rows are padded."""
+
+    target: Ints
+    width: int
+    a: Ints
+    b: Ints
+
+    @property
+    def contiguous(self) -> bool:
+        """The rows are neighbours, in order."""
+        return bool((np.diff(self.target) == 1).all())
+
+
+WASTE = 0.25
+"""Largest share of padded elements in a bucket, beyond ``SMALL``: fewer, longer steps for a little idle work."""
+SMALL = 64
+
+
+def buckets(step: Step, padding: int) -> list[Bucket]:
+    """Groups of rows of nearly equal size; padded elements point at row ``padding``, which must hold zero."""
+    counts = step.counts
+    order = np.argsort(-counts, kind="stable")
+    found, start = [], 0
+    while start < order.size:
+        width = int(counts[order[start]])
+        real = np.cumsum(counts[order[start:]])
+        rows = np.arange(1, real.size + 1)
+        good = rows * width - real <= np.maximum(WASTE * real, SMALL)
+        # the first row that would waste too much starts the next bucket
+        stop = start + (int(np.argmin(good)) if not good.all() else good.size)
+        chosen = np.sort(order[start:stop])
+        place = np.arange(width)[None, :]
+        inside = place < counts[chosen][:, None]
+        at = np.where(inside, step.offsets[chosen][:, None] + place, 0)
+        a, b = np.where(inside, step.a[at], padding), np.where(inside, step.b[at], padding)
+        found.append(Bucket(step.target[chosen], width, a.ravel(), b.ravel()))
+        start = stop
+    return found
