@@ -27,6 +27,17 @@ if TYPE_CHECKING:
     from neurosym.circuits.formats.npz import load as load
     from neurosym.circuits.formats.npz import save as save
     from neurosym.circuits.layer import CircuitLayer as CircuitLayer
+    from neurosym.circuits.learning.parametric import ParametricIR as ParametricIR
+    from neurosym.circuits.learning.parametric import parametric_knowledge as parametric_knowledge
+    from neurosym.circuits.learning.parametric import with_edge_parameters as with_edge_parameters
+    from neurosym.circuits.learning.parametric_circuit import ParametricCircuit as ParametricCircuit
+    from neurosym.circuits.learning.psdd import PSDD as PSDD
+    from neurosym.circuits.learning.psdd import EmFit as EmFit
+    from neurosym.circuits.learning.rule_weights import LearnableRules as LearnableRules
+    from neurosym.circuits.learning.rule_weights import WeightFit as WeightFit
+    from neurosym.circuits.learning.semantic_layer import SemanticLayer as SemanticLayer
+    from neurosym.circuits.learning.semantic_loss import SemanticLoss as SemanticLoss
+    from neurosym.circuits.learning.semantic_loss import semantic_loss as semantic_loss
     from neurosym.circuits.queries.worlds import conditionals as conditionals
     from neurosym.circuits.queries.worlds import log_wmc as log_wmc
     from neurosym.circuits.queries.worlds import mpe as mpe
@@ -39,9 +50,17 @@ _NAMES = {
     "CompileLimit": "errors",
     "CompiledKnowledge": "component",
     "Component": "component",
+    "EmFit": "learning.psdd",
     "Factor": "factors",
     "InconsistentEvidence": "errors",
+    "LearnableRules": "learning.rule_weights",
+    "PSDD": "learning.psdd",
+    "ParametricCircuit": "learning.parametric_circuit",
+    "ParametricIR": "learning.parametric",
     "Part": "component",
+    "SemanticLayer": "learning.semantic_layer",
+    "SemanticLoss": "learning.semantic_loss",
+    "WeightFit": "learning.rule_weights",
     "bounds": "boxes.bounds",
     "compile": "compile",
     "conditionals": "queries.worlds",
@@ -49,9 +68,12 @@ _NAMES = {
     "log_wmc": "queries.worlds",
     "marginals": "compile",
     "mpe": "queries.worlds",
+    "parametric_knowledge": "learning.parametric",
     "read_nnf": "formats.nnf",
     "sample": "queries.worlds",
     "save": "formats.npz",
+    "semantic_loss": "learning.semantic_loss",
+    "with_edge_parameters": "learning.parametric",
     "write_nnf": "formats.nnf",
 }
 

@@ -1,0 +1,227 @@
+"""Queries of a circuit with edge parameters, given as log parameters [C] for all rows or [..., C] for each row.
+
+The partition function is 1, so the likelihood of a world is the product of the parameters on its path: a circuit that is
+deterministic has exactly one, read off by an upward and a downward pass with all parameters 1. That path depends on the
+world alone; repeated worlds (class labels) are traced once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neurosym.circuits.circuit import Circuit
+from neurosym.circuits.component import CompiledKnowledge
+from neurosym.circuits.engine.logspace import trace
+from neurosym.circuits.errors import InconsistentEvidence
+from neurosym.circuits.ir import CircuitIR
+from neurosym.circuits.learning.parametric import ParametricIR, parametric_knowledge, with_edge_parameters
+from neurosym.errors import InputError
+from neurosym.logic.knowledge import KnowledgeBase
+
+FLOW_VALUES = 8_000_000
+"""Entries of a table rows x parameters worked on at once."""
+
+CONTRADICTION = "the circuit, together with the given values,"
+
+
+class ParametricCircuit:
+    """A parametric circuit and its evaluation; variables are predicates 0..m-1, worlds are bool or 0/1/-1 tensors.
+
+    Attributes:
+        parametric: structure and groups of the parameters.
+        circuit: the circuit of all queries.
+    """
+
+    def __init__(self, parametric: ParametricIR) -> None:
+        self.parametric = parametric
+        self.circuit = Circuit(parametric.ir)
+        self.num_variables = parametric.ir.num_variables
+        self.num_parameters = parametric.num_parameters
+        self.initial = torch.from_numpy(parametric.initial.copy())
+
+    @classmethod
+    def build(cls, source: KnowledgeBase | CompiledKnowledge | Circuit | CircuitIR | ParametricIR) -> ParametricCircuit:
+        """From whatever describes the worlds; see :func:`with_edge_parameters` and :func:`parametric_knowledge`."""
+        if isinstance(source, ParametricIR):
+            return cls(source)
+        if isinstance(source, Circuit | CircuitIR):
+            return cls(with_edge_parameters(source.ir if isinstance(source, Circuit) else source))
+        return cls(parametric_knowledge(source))
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        """Log parameters from scores, see :meth:`ParametricIR.normalise`."""
+        return self.parametric.normalise(scores)
+
+    def observed(self, worlds: Tensor) -> Tensor:
+        """Checked worlds as int64[..., m] with -1 for unknown.
+
+        Raises:
+            InputError: another width or other values.
+        """
+        if worlds.ndim == 0 or worlds.shape[-1] != self.num_variables:
+            raise InputError(
+                f"worlds has shape {tuple(worlds.shape)}; its last dimension must be the {self.num_variables} predicates"
+            )
+        known = worlds.to(torch.int64)
+        wrong = (known < -1) | (known > 1) | (known != worlds)
+        if bool(wrong.any()):
+            row, column = (int(i) for i in wrong.reshape(-1, self.num_variables).nonzero()[0])
+            raise InputError(f"worlds: row {row}, column {column} is not 1 (true), 0 (false) or -1 (unknown)")
+        return known
+
+    def flows(self, worlds: Tensor) -> Tensor:
+        """Which parameters the likelihood of each complete world multiplies, bool[..., C].
+
+        Raises:
+            InputError: an unknown value, or a world that violates the rules (names the row); a circuit that is not
+                deterministic.
+        """
+        known = self.observed(worlds)
+        if bool((known < 0).any()):
+            raise InputError("worlds has unknown values (-1); this needs complete worlds")
+        rows = known.reshape(-1, self.num_variables)
+        step = max(1, FLOW_VALUES // max(1, self.circuit.ir.num_nodes))
+        pieces = [self._flows(rows[i : i + step], i) for i in range(0, len(rows), step)]
+        if not pieces:
+            return torch.zeros((*known.shape[:-1], self.num_parameters), dtype=torch.bool, device=known.device)
+        return torch.cat(pieces).reshape(*known.shape[:-1], self.num_parameters)
+
+    def _flows(self, known: Tensor, first: int) -> Tensor:
+        found = self.circuit.log_derivatives(*_literals(known))
+        _refuse_violation(found.log_value, first)
+        if bool((found.log_value > 0.5).any()):
+            raise InputError("the circuit counts a world twice (it is not deterministic); compile it with neurosym")
+        return found.log_constant > -0.5  # a count of paths: 0 or 1
+
+    def log_likelihood(self, log_parameters: Tensor, worlds: Tensor) -> Tensor:
+        """log P(worlds), float[...]; unknown values are summed over; differentiable in the parameters.
+
+        Args:
+            log_parameters: [C] or [..., C].
+            worlds: [..., m], broadcast against the rows of ``log_parameters``.
+
+        Raises:
+            InputError: wrong shapes or values, or a row that violates the rules (probability 0 for all parameters).
+        """
+        known = self.observed(worlds).to(log_parameters.device)
+        if bool((known < 0).any()):
+            shape = torch.broadcast_shapes(log_parameters.shape[:-1], known.shape[:-1])
+            pos, neg = (w.expand(*shape, self.num_variables) for w in _literals(known))
+            found = self.circuit.log_wmc(pos, neg, log_constants=log_parameters)
+            _refuse_violation(self.circuit.log_wmc(pos, neg) if bool((found == -torch.inf).any()) else found)
+            return found
+        rows, index = torch.unique(known.reshape(-1, self.num_variables), dim=0, return_inverse=True)
+        try:
+            used = self.flows(rows)
+        except InconsistentEvidence as error:
+            row = int((index == error.row).nonzero()[0])
+            raise InconsistentEvidence(row, CONTRADICTION) from None
+        index = index.reshape(known.shape[:-1])
+        if log_parameters.ndim == 1:
+            return _path_sum(log_parameters, used)[index]
+        return _path_sum(log_parameters, used[index])
+
+    def marginals(self, log_parameters: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """P(x_j = 1 | evidence), float[..., m]; differentiable in the parameters.
+
+        Raises:
+            InputError: wrong shape or values.
+            InconsistentEvidence: evidence of probability 0; names the row.
+        """
+        pos, neg = self._weights(log_parameters, evidence)
+        found = self.circuit.marginals(pos, neg, log_constants=log_parameters)
+        _refuse_violation(torch.where(found.detach().isnan().any(dim=-1), -torch.inf, 0.0))
+        return found
+
+    def expected_flows(self, log_parameters: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+        """(P(edge is used | evidence) [..., C], log P(evidence) [...]); no gradient.
+
+        Raises:
+            InputError, InconsistentEvidence: as for :meth:`marginals`.
+        """
+        pos, neg = self._weights(log_parameters, evidence)
+        found = self.circuit.log_derivatives(pos, neg, log_constants=log_parameters)
+        _refuse_violation(found.log_value)
+        return torch.exp(log_parameters + found.log_constant - found.log_value[..., None]), found.log_value
+
+    def mpe(self, log_parameters: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """Most probable world of each row, bool[..., m]; it always obeys the rules.
+
+        Raises:
+            InputError, InconsistentEvidence: as for :meth:`marginals`.
+        """
+        values, shape = self._upward(log_parameters, evidence, maximise=True)
+        return trace(self.circuit.plan, values, None).reshape(*shape, self.num_variables)
+
+    def sample(
+        self,
+        log_parameters: Tensor,
+        num_samples: int,
+        evidence: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Independent worlds of each row given the evidence, bool[num_samples, ..., m].
+
+        Raises:
+            InputError, InconsistentEvidence: as for :meth:`marginals`; ``num_samples`` < 1.
+        """
+        if num_samples < 1:
+            raise InputError(f"num_samples is {num_samples}; it must be at least 1")
+        values, shape = self._upward(log_parameters, evidence, maximise=False)
+        drawn = trace(self.circuit.plan, values, generator, repeats=num_samples)
+        return drawn.reshape(num_samples, *shape, self.num_variables)
+
+    def _weights(self, log_parameters: Tensor, evidence: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Literal weights [..., m] of the evidence for all rows."""
+        if log_parameters.ndim == 0 or log_parameters.shape[-1] != self.num_parameters:
+            raise InputError(
+                f"parameters of shape {tuple(log_parameters.shape)}; the last dimension must be {self.num_parameters}"
+            )
+        if evidence is None:
+            known = torch.full((self.num_variables,), -1, device=log_parameters.device)
+        else:
+            known = self.observed(evidence).to(log_parameters.device)
+        shape = torch.broadcast_shapes(log_parameters.shape[:-1], known.shape[:-1])
+        pos, neg = (w.expand(*shape, self.num_variables) for w in _literals(known))
+        return pos, neg
+
+    @torch.no_grad()
+    def _upward(self, log_parameters: Tensor, evidence: Tensor | None, maximise: bool) -> tuple[Tensor, torch.Size]:
+        """Log value (or best log value) of every node, [N+2, B], as :func:`trace` takes it; and the leading shape."""
+        pos, neg = self._weights(log_parameters, evidence)
+        shape = pos.shape[:-1]
+        plan = self.circuit.plan
+        steps = plan.steps(pos.device)
+        rows = torch.stack([w.reshape(-1, self.num_variables) for w in (pos, neg)])
+        batch = rows.shape[1]
+        values = rows.new_empty((plan.num_nodes + 2, batch))
+        values[plan.num_nodes], values[plan.num_nodes + 1] = -torch.inf, 0.0
+        values[steps.literal_nodes] = rows.log().transpose(1, 2).reshape(-1, batch)[steps.literal_rows]
+        constants = log_parameters.detach().to(values.dtype).expand(*shape, self.num_parameters)
+        values[steps.constant_nodes] = constants.reshape(-1, self.num_parameters).t()
+        for step in steps.up:
+            below = values.index_select(0, step.children).view(step.stop - step.start, step.width, batch)
+            if step.product:
+                values[step.start : step.stop] = below.sum(dim=1)
+            else:
+                values[step.start : step.stop] = below.amax(dim=1) if maximise else below.logsumexp(dim=1)
+        _refuse_violation(values[plan.num_nodes - 1])
+        return values, shape
+
+
+def _literals(known: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights 1 of the literals that ``known`` allows, float64."""
+    return (known != 0).to(torch.float64), (known != 1).to(torch.float64)
+
+
+def _path_sum(log_parameters: Tensor, used: Tensor) -> Tensor:
+    """Sum of the log parameters on each path; a parameter of 0 off the path does not count."""
+    return torch.where(used, log_parameters.to(torch.float64), 0.0).sum(dim=-1)
+
+
+def _refuse_violation(log_value: Tensor, first: int = 0) -> None:
+    """Refuse a row of probability 0."""
+    empty = log_value.detach().reshape(-1) == -torch.inf
+    if bool(empty.any()):
+        raise InconsistentEvidence(first + int(empty.nonzero()[0]), CONTRADICTION)
