@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     from neurosym.circuits.errors import CompileLimit as CompileLimit
     from neurosym.circuits.errors import InconsistentEvidence as InconsistentEvidence
     from neurosym.circuits.factors import Factor as Factor
+    from neurosym.circuits.formats.arrays import circuit_digest as circuit_digest
+    from neurosym.circuits.formats.arrays import load_circuit as load_circuit
+    from neurosym.circuits.formats.arrays import save_circuit as save_circuit
     from neurosym.circuits.formats.nnf import read_nnf as read_nnf
     from neurosym.circuits.formats.nnf import write_nnf as write_nnf
     from neurosym.circuits.formats.npz import load as load
     from neurosym.circuits.formats.npz import save as save
+    from neurosym.circuits.formats.sdd import read_sdd as read_sdd
+    from neurosym.circuits.formats.sdd import write_sdd as write_sdd
     from neurosym.circuits.layer import CircuitLayer as CircuitLayer
     from neurosym.circuits.learning.parametric import ParametricIR as ParametricIR
     from neurosym.circuits.learning.parametric import parametric_knowledge as parametric_knowledge
@@ -62,19 +67,24 @@ _NAMES = {
     "SemanticLoss": "learning.semantic_loss",
     "WeightFit": "learning.rule_weights",
     "bounds": "boxes.bounds",
+    "circuit_digest": "formats.arrays",
     "compile": "compile",
     "conditionals": "queries.worlds",
     "load": "formats.npz",
+    "load_circuit": "formats.arrays",
     "log_wmc": "queries.worlds",
     "marginals": "compile",
     "mpe": "queries.worlds",
     "parametric_knowledge": "learning.parametric",
     "read_nnf": "formats.nnf",
+    "read_sdd": "formats.sdd",
     "sample": "queries.worlds",
     "save": "formats.npz",
+    "save_circuit": "formats.arrays",
     "semantic_loss": "learning.semantic_loss",
     "with_edge_parameters": "learning.parametric",
     "write_nnf": "formats.nnf",
+    "write_sdd": "formats.sdd",
 }
 
 

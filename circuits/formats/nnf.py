@@ -1,6 +1,6 @@
-"""The ``.nnf`` format of the c2d compiler, written and read.
+"""d-DNNF circuits as text: the ``.nnf`` format of the c2d compiler, written and read, and that of d4, read.
 
-::
+c2d::
 
     c any comment
     nnf V E N            nodes, edges, variables
@@ -10,6 +10,11 @@
 
 The format has no constants. A soft rule's constant becomes a positive literal of an extra variable, declared in a
 comment ``c constant VARIABLE HEXFLOAT`` with its log; without such comments other tools see an ordinary d-DNNF.
+
+d4 (no header; the nodes in any order, the root is node 1)::
+
+    o 1 0                node 1 is a sum; a: a product, t: true, f: false
+    1 2 -3 5 0           node 2 is a child of node 1, multiplied by the literals -3 and 5
 """
 
 from __future__ import annotations
@@ -17,153 +22,192 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from neurosym.circuits.formats.npz import write_atomically
-from neurosym.circuits.ir import (
-    CONSTANT,
-    LITERAL,
-    PRODUCT,
-    CircuitBuilder,
-    CircuitIR,
-    check_properties,
-)
+import numpy as np
+from numpy.typing import NDArray
+
+from neurosym.circuits.formats.files import Rows, read_rows, write_atomically
+from neurosym.circuits.formats.graph import Graph, csr, smooth_circuit, spans
+from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, SUM, CircuitIR, check_properties
 from neurosym.errors import InputError
+
+MOST_VARIABLES = 1_000_000
+"""A larger number is taken for a damaged file: memory grows with the variables."""
+CHECKED_VARIABLES = 14
+"""Determinism is checked by enumeration up to so many variables."""
 
 
 def write_nnf(ir: CircuitIR, path: str | Path) -> None:
-    """Write a circuit; the file appears only when complete."""
-    constants = sorted({float(c) for c, k in zip(ir.log_constant, ir.kind, strict=True) if k == CONSTANT})
-    constants = [c for c in constants if math.isfinite(c) and c != 0.0]
+    """Write a circuit in c2d's format; the file appears only when complete."""
+    constants = sorted({float(c) for c in ir.log_constant[ir.kind == CONSTANT] if math.isfinite(c) and c != 0.0})
     extra = {c: ir.num_variables + 1 + i for i, c in enumerate(constants)}
     lines = [f"c constant {variable} {c.hex()}" for c, variable in extra.items()]
     lines.append(f"nnf {ir.num_nodes} {ir.num_edges} {ir.num_variables + len(extra)}")
-    for node in range(ir.num_nodes):
-        kids = " ".join(str(int(child)) for child in ir.children_of(node))
-        count = ir.children_of(node).size
-        if ir.kind[node] == LITERAL:
-            lines.append(f"L {int(ir.literal[node])}")
-        elif ir.kind[node] == CONSTANT:
-            value = float(ir.log_constant[node])
+    offsets, children = ir.offsets.tolist(), ir.children.tolist()
+    kinds, literals, values = ir.kind.tolist(), ir.literal.tolist(), ir.log_constant.tolist()
+    for node, kind in enumerate(kinds):
+        kids = children[offsets[node] : offsets[node + 1]]
+        if kind == LITERAL:
+            lines.append(f"L {literals[node]}")
+        elif kind == CONSTANT:
+            value = values[node]
             lines.append("A 0" if value == 0.0 else "O 0 0" if value == -math.inf else f"L {extra[value]}")
         else:
-            lines.append(f"A {count} {kids}" if ir.kind[node] == PRODUCT else f"O 0 {count} {kids}")
+            tag = "A" if kind == PRODUCT else "O 0"
+            lines.append(" ".join((tag, str(len(kids)), *map(str, kids))))
     write_atomically(Path(path), ("\n".join(lines) + "\n").encode())
 
 
-class _Reader:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.constants: dict[int, float] = {}
-        self.header: tuple[int, int, int] | None = None
-        self.nodes: list[int] = []
-        self.edges = 0
-        self.builder = CircuitBuilder()
-        self.bits: list[int] = []
+def read_nnf(path: str | Path, num_variables: int | None = None) -> CircuitIR:
+    """Read a d-DNNF of c2d's or, when there is no ``nnf`` line, of d4's format.
 
-    def fail(self, line: int, why: str) -> InputError:
-        return InputError(f"{self.path}:{line}: {why}")
+    The circuit is made smooth over all its variables, so any literal weights may be used.
 
-    def integers(self, line: int, fields: list[str]) -> list[int]:
-        try:
-            return [int(x) for x in fields]
-        except ValueError:
-            raise self.fail(line, f"{' '.join(fields)!r} should be whole numbers") from None
-
-    def read(self, line: int, text: str) -> None:
-        tag, *fields = text.split()
-        if tag == "c":
-            self.comment(line, fields)
-        elif tag == "nnf":
-            numbers = self.integers(line, fields)
-            if self.header is not None or len(numbers) != 3 or min(numbers) < 0:
-                raise self.fail(line, "expected one line 'nnf NODES EDGES VARIABLES'")
-            self.header = (numbers[0], numbers[1], numbers[2])
-        elif self.header is None:
-            raise self.fail(line, "a node before the line 'nnf NODES EDGES VARIABLES'")
-        elif tag == "L":
-            self.literal(line, self.integers(line, fields))
-        elif tag in ("A", "O"):
-            numbers = self.integers(line, fields)
-            skip = 1 if tag == "A" else 2
-            if len(numbers) < skip or numbers[skip - 1] != len(numbers) - skip:
-                raise self.fail(line, "the number of children does not fit")
-            self.inner(line, tag == "A", numbers[skip:])
-        else:
-            raise self.fail(line, f"unknown line {tag!r}; nodes are L, A and O")
-
-    def comment(self, line: int, fields: list[str]) -> None:
-        if fields[:1] == ["constant"]:
-            try:
-                self.constants[int(fields[1])] = float.fromhex(fields[2])
-            except (ValueError, IndexError, OverflowError):
-                raise self.fail(line, "expected 'c constant VARIABLE HEXFLOAT'") from None
-
-    def literal(self, line: int, numbers: list[int]) -> None:
-        assert self.header is not None
-        if len(numbers) != 1 or numbers[0] == 0 or abs(numbers[0]) > self.header[2]:
-            raise self.fail(line, f"expected one literal of the variables 1..{self.header[2]}")
-        variable = abs(numbers[0])
-        if variable in self.constants:
-            if numbers[0] < 0:
-                raise self.fail(line, f"variable {variable} is a constant and may not be negated")
-            self.add(self.builder.constant(self.constants[variable]), 0)
-        else:
-            self.add(self.builder.lit(variable - 1, numbers[0] > 0), 1 << (variable - 1))
-
-    def inner(self, line: int, product: bool, kids: list[int]) -> None:
-        self.edges += len(kids)
-        if any(not 0 <= kid < len(self.nodes) for kid in kids):
-            raise self.fail(line, "a child must be an earlier node")
-        scopes = [self.bits[kid] for kid in kids]
-        scope = 0
-        for bits in scopes:
-            if product and scope & bits:
-                raise self.fail(line, "the product is not decomposable: two children share a variable")
-            scope |= bits
-        if product:
-            self.add(self.builder.conj([self.nodes[kid] for kid in kids]), scope)
-        else:
-            # smoothing: a child that leaves a variable out counts both of its values
-            lifted = [self.builder.conj([self.nodes[k], *self.free(scope & ~self.bits[k])]) for k in kids]
-            self.add(self.builder.disj(lifted), scope)
-
-    def free(self, bits: int) -> list[int]:
-        return [self.builder.free(v) for v in range(bits.bit_length()) if bits >> v & 1]
-
-    def add(self, node: int, scope: int) -> None:
-        self.nodes.append(node)
-        self.bits.append(scope)
-
-
-def read_nnf(path: str | Path) -> CircuitIR:
-    """Read a d-DNNF; it is made smooth over all its variables, so any literal weights may be used.
+    Args:
+        num_variables: variables of a d4 file, which does not tell; its largest literal when left out.
 
     Raises:
-        InputError: the file is not in the format, a product is not decomposable, or (up to 14 variables, where it is
+        InputError: the file is in neither format, a product is not decomposable, or (up to 14 variables, where it is
             checked) a sum is not deterministic.
     """
-    path = Path(path)
-    reader = _Reader(path)
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            reader.read(number, line)
-    if reader.header is None or not reader.nodes:
-        raise InputError(f"{path}: no 'nnf' line or no nodes; is this a c2d .nnf file?")
-    nodes, edges, variables = reader.header
-    if len(reader.nodes) != nodes or reader.edges != edges:
-        raise InputError(
-            f"{path}: the header promises {nodes} nodes and {edges} edges, the file has {len(reader.nodes)} and "
-            f"{reader.edges}; it may be cut short"
-        )
-    count = variables - len(reader.constants)
-    if any(not count < variable <= variables for variable in reader.constants):
-        raise InputError(f"{path}: constants must be the last variables")
-    missing = ((1 << count) - 1) & ~reader.bits[-1]
-    root = reader.builder.conj([reader.nodes[-1], *reader.free(missing)])
-    ir = reader.builder.finish(root, count)
-    if check_properties(ir).deterministic is False:
-        raise InputError(f"{path}: not deterministic: two children of a sum hold in one world, counts would be wrong")
+    rows = read_rows(path, "LAOoatf", "nnf")
+    if not rows.line.size:
+        raise InputError(f"{path}: no 'nnf' line or no nodes; is this a c2d or d4 .nnf file?")
+    if rows.headers or rows.tagged("LAO").size:
+        graph, count = _c2d(rows)
+    else:
+        graph, count = _d4(rows, num_variables)
+    if num_variables is not None and count != num_variables:
+        raise InputError(f"{path}: has {count} variables, expected {num_variables}")
+    ir = smooth_circuit(graph, count, lambda node, why: rows.fail(int(graph.line[node]), why))
+    check_deterministic(ir, path)
     return ir
+
+
+def check_deterministic(ir: CircuitIR, path: str | Path) -> None:
+    """Enumerate the worlds of a circuit of few variables.
+
+    Raises:
+        InputError: two children of a sum hold in one world.
+    """
+    if ir.num_variables <= CHECKED_VARIABLES and check_properties(ir).deterministic is False:
+        raise InputError(f"{path}: not deterministic: two children of a sum hold in one world, counts would be wrong")
+
+
+def _constants(rows: Rows) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for line, words in rows.comments:
+        if words[:1] == ["constant"]:
+            try:
+                variable, value = int(words[1]), float.fromhex(words[2])
+            except (ValueError, IndexError, OverflowError):
+                raise rows.fail(line, "expected 'c constant VARIABLE HEXFLOAT'") from None
+            if math.isnan(value) or value == math.inf:
+                raise rows.fail(line, f"the constant {words[2]} is not the log of a weight")
+            found[variable] = value
+    return found
+
+
+def _c2d(rows: Rows) -> tuple[Graph, int]:
+    """Nodes of a file with a header, and the number of variables."""
+    header = rows.header(3, "nnf NODES EDGES VARIABLES")
+    if header is None:
+        raise rows.fail(int(rows.line[0]), "a node before the line 'nnf NODES EDGES VARIABLES'")
+    rows.check(~np.isin(rows.tag, np.frombuffer(b"LAO", dtype=np.uint8)), "unknown line; nodes are L, A and O")
+    constants, n = _constants(rows), rows.tag.size
+    literals, products = rows.tagged("L"), rows.tagged("A")
+    skip = np.where(rows.tag == ord("O"), 2, 1)
+    short = rows.counts < skip
+    announced = rows.padded(rows.offsets[:-1] + skip - 1)
+    rows.check(
+        (rows.tag != ord("L")) & (short | (announced != rows.counts - skip)), "the number of children does not fit"
+    )
+    most = header[2]
+    if most > MOST_VARIABLES:
+        raise rows.fail(rows.headers[0][0], f"{most} variables are more than {MOST_VARIABLES}; is the file damaged?")
+    value = np.zeros(n, dtype=np.int64)
+    rows.check((rows.tag == ord("L")) & (rows.counts != 1), f"expected one literal of the variables 1..{most}")
+    value[literals] = rows.column(literals, 0)
+    out = (rows.tag == ord("L")) & ((value == 0) | (np.abs(value) > most))
+    rows.check(out, f"expected one literal of the variables 1..{most}")
+    negated = np.isin(value, [-variable for variable in constants])
+    rows.check(negated, "a variable that is a constant may not be negated")
+    inner = np.flatnonzero(rows.tag != ord("L"))
+    places, _ = spans(np.stack([rows.offsets[:-1] + skip, rows.offsets[1:]], axis=1).ravel(), 2 * inner)
+    children, counts = rows.values[places], np.where(rows.tag == ord("L"), 0, rows.counts - skip)
+    parents = np.repeat(np.arange(n), counts)
+    bad = np.zeros(n, dtype=bool)
+    bad[parents[(children < 0) | (children >= parents)]] = True
+    rows.check(bad, "a child must be an earlier node")
+    if n != header[0] or children.size != header[1]:
+        raise InputError(
+            f"{rows.path}: the header promises {header[0]} nodes and {header[1]} edges, the file has {n} and "
+            f"{children.size}; it may be cut short"
+        )
+    count = most - len(constants)
+    if any(not count < variable <= most for variable in constants):
+        raise InputError(f"{rows.path}: constants must be the last variables")
+    kind = np.full(n, SUM, dtype=np.int8)
+    kind[literals], kind[products] = LITERAL, PRODUCT
+    log_constant = np.zeros(n)
+    for variable, log_value in constants.items():
+        kind[value == variable], log_constant[value == variable] = CONSTANT, log_value
+    value[kind != LITERAL] = 0
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Graph(kind, value, log_constant, offsets, children, n - 1, rows.line), count
+
+
+def _d4_nodes(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that declare nodes, ordered by the node's number, and the numbers."""
+    nodes = np.flatnonzero(rows.tag != 0)
+    rows.check((rows.tag != 0) & (rows.counts != 2), "expected a node's number and 0")
+    numbers = rows.column(nodes, 0)
+    order = np.argsort(numbers, kind="stable")
+    nodes, numbers = nodes[order], numbers[order]
+    twice = np.zeros(rows.tag.size, dtype=bool)
+    twice[nodes[1:][numbers[1:] == numbers[:-1]]] = True
+    rows.check(twice, "a second node of this number")
+    if not numbers.size or 1 not in numbers:
+        raise InputError(f"{rows.path}: no node 1, the root of d4's files; for c2d's format the 'nnf' line is missing")
+    return nodes, numbers
+
+
+def _d4(rows: Rows, num_variables: int | None) -> tuple[Graph, int]:
+    """Nodes of a d4 file, and the number of variables."""
+    last = rows.padded(rows.offsets[1:] - 1)
+    rows.check((rows.counts == 0) | (last != 0), "expected a line that ends with 0")
+    nodes, numbers = _d4_nodes(rows)
+    edges = np.flatnonzero(rows.tag == 0)
+    rows.check((rows.tag == 0) & (rows.counts < 3), "expected 'PARENT CHILD LITERALS 0'")
+    ends = np.stack([np.searchsorted(numbers, rows.column(edges, place)) for place in (0, 1)])
+    ends = np.minimum(ends, numbers.size - 1)
+    unknown = (numbers[ends] != np.stack([rows.column(edges, place) for place in (0, 1)])).any(axis=0)
+    wrong = np.zeros(rows.tag.size, dtype=bool)
+    wrong[edges[unknown]] = True
+    rows.check(wrong, "an edge between nodes that are not declared")
+    tag = rows.tag[nodes]
+    wrong[edges[np.isin(tag[ends[0]], [ord("t"), ord("f")])]] = True
+    rows.check(wrong, "true and false have no children")
+    places, _ = spans(np.stack([rows.offsets[:-1] + 2, rows.offsets[1:] - 1], axis=1).ravel(), 2 * edges)
+    literals, owner = rows.values[places], np.repeat(np.arange(edges.size), rows.counts[edges] - 3)
+    count = int(np.abs(literals).max()) if literals.size else 0
+    most = num_variables if num_variables is not None else min(count, MOST_VARIABLES)
+    wrong[edges[owner[(literals == 0) | (np.abs(literals) > most)]]] = True
+    rows.check(wrong, f"expected literals of the variables 1..{most}")
+    count = most
+    # a literal on an edge is a child beside the edge's child: of the parent, or of a product on the way when it is a sum
+    known, leaf = np.unique(literals, return_inverse=True)
+    n = nodes.size
+    labelled = np.zeros(edges.size, dtype=bool)
+    labelled[owner] = True
+    via = np.flatnonzero(labelled & (tag[ends[0]] == ord("o")))
+    carrier = ends[0].copy()
+    carrier[via] = n + known.size + np.arange(via.size)
+    parents = np.concatenate([ends[0][via], carrier, carrier[owner]])
+    children = np.concatenate([carrier[via], ends[1], n + leaf.ravel()])
+    kind = np.concatenate([np.zeros(n), np.full(known.size, LITERAL), np.full(via.size, PRODUCT)]).astype(np.int8)
+    kind[:n] = np.where((tag == ord("a")) | (tag == ord("t")), PRODUCT, SUM)
+    value = np.concatenate([np.zeros(n), known, np.zeros(via.size)]).astype(np.int64)
+    line = np.concatenate([rows.line[nodes], np.zeros(known.size, dtype=np.int64), rows.line[edges[via]]])
+    offsets, children = csr(parents, children, kind.size)
+    root = int(np.searchsorted(numbers, 1))
+    return Graph(kind, value, np.zeros(kind.size), offsets, children, root, line), count

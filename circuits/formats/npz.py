@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,26 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurosym.circuits.compile import CompiledKnowledge, component_from_circuit, part_specs
-from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, SUM, CircuitIR
+from neurosym.circuits.formats.arrays import ARRAYS, find_fault
+from neurosym.circuits.formats.files import write_atomically
+from neurosym.circuits.ir import CircuitIR
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
 
 FORMAT = "neurosym-circuit"
 VERSION = 1
-_ARRAYS = ("kind", "literal", "log_constant", "offsets", "children", "level_offsets")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def save(compiled: CompiledKnowledge, path: str | Path) -> None:
@@ -50,7 +36,7 @@ def save(compiled: CompiledKnowledge, path: str | Path) -> None:
     arrays: dict[str, NDArray[Any]] = {"header": np.array(json.dumps(header))}
     for r, part in enumerate(compiled.parts):
         for i, component in enumerate(part.components):
-            for name in _ARRAYS:
+            for name in ARRAYS:
                 arrays[f"{r}.{i}.{name}"] = getattr(component.ir, name)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -89,7 +75,7 @@ def load(path: str | Path) -> CompiledKnowledge:
 
 def _read_ir(path: Path, arrays: dict[str, NDArray[Any]], prefix: str, num_variables: int) -> CircuitIR:
     try:
-        found = {name: arrays[f"{prefix}.{name}"] for name in _ARRAYS}
+        found = {name: arrays[f"{prefix}.{name}"] for name in ARRAYS}
     except KeyError as missing:
         raise InputError(f"{path}: array {missing} is missing; compile the rules again") from None
     ir = CircuitIR(num_variables=num_variables, **found)
@@ -97,28 +83,3 @@ def _read_ir(path: Path, arrays: dict[str, NDArray[Any]], prefix: str, num_varia
     if fault:
         raise InputError(f"{path}: circuit {prefix}: {fault}; compile the rules again")
     return ir
-
-
-def find_fault(ir: CircuitIR) -> str | None:
-    """What is wrong with the arrays of a circuit, or None: indices in range, children on lower levels."""
-    n, e = ir.kind.size, ir.children.size
-    if n == 0 or not np.isin(ir.kind, (LITERAL, CONSTANT, PRODUCT, SUM)).all():
-        return "unknown node kinds"
-    if ir.literal.shape != (n,) or ir.log_constant.shape != (n,) or ir.offsets.shape != (n + 1,):
-        return "arrays of different lengths"
-    if ir.offsets[0] != 0 or ir.offsets[-1] != e or (np.diff(ir.offsets) < 0).any():
-        return "broken child offsets"
-    levels = ir.level_offsets
-    if levels.size < 2 or levels[0] != 0 or levels[-1] != n or (np.diff(levels) <= 0).any():
-        return "broken level offsets"
-    level = np.searchsorted(levels, np.arange(n), side="right")
-    parents = np.repeat(np.arange(n), np.diff(ir.offsets))
-    if e and (ir.children.min() < 0 or ir.children.max() >= n or (level[ir.children] >= level[parents]).any()):
-        return "a child is not on a lower level"
-    leaf = (ir.kind == LITERAL) | (ir.kind == CONSTANT)
-    if (leaf != (np.diff(ir.offsets) == 0)).any() or (leaf != (level == 1)).any():
-        return "leaves with children or inner nodes without"
-    literal = np.abs(ir.literal[ir.kind == LITERAL])
-    if literal.size and (literal.min() < 1 or literal.max() > ir.num_variables):
-        return "literals of unknown variables"
-    return None
