@@ -1,24 +1,15 @@
-"""Best-first branch and bound over the corners of a box, for components that have no closed form.
+"""Best-first branch and bound over the corners of a box, for circuits that no shortcut covers.
 
-For a target j write N and M for the worlds' sums with x_j true and false, without j's own sensor. P(x_j) rises with its
-own sensor, so its upper bound is pos_hi R / (pos_hi R + neg_hi) where R = max N / M over the other sensors; the lower
-bound is the same with the roles of N and M exchanged. A node fixes some sensors at one end. For each node
+A problem is a row, a target variable and a side: maximise N / M, where N and M are the worlds' sums with the target at
+the side's value and at the other, without its own sensor. P(x_j) rises with its own sensor, so its upper bound is
+pos_hi R / (pos_hi R + neg_hi) with R = max N / M over the other sensors; the lower bound swaps N and M.
 
-* N and M are enclosed by evaluating the circuit at the least and greatest literal weights, and so are the derivatives
-  N_i1, N_i0 (sums with x_i fixed), which are gradients of the same two evaluations;
-* where fixing a few variables makes the rest monotone, N_i1 / N_i0 and M_i1 / M_i0 are enclosed more tightly
-  (:mod:`neurosym.circuits.boxes.cutset`);
-* a sensor in whose direction N_i1 M_i0 - N_i0 M_i1 has one sign is set to its better end;
-* from the centre c of the node, changing one sensor at a time changes log N - log M by at most the difference of
-  log(rho pos + neg) - log(rho pos_c + neg_c), rho = N_i1 / N_i0, at the two ends of rho's enclosure, for N and for M;
-  the sum over the sensors bounds the whole node with an error of second order in the width;
-* the corner that this suggests is evaluated and becomes the incumbent if it is better.
+A node fixes some sensors (:mod:`neurosym.circuits.boxes.enclosure` bounds it and fixes more). When few sensors are left,
+all of its corners are looked at in one table (:mod:`neurosym.circuits.boxes.tables`); otherwise it splits into the two
+*points* at the ends of one sensor, which is legal because some corner is optimal. Every evaluated corner may become the
+incumbent, which is kept as a witness. Stopping early leaves a sound bound. All nodes of all problems are rows of one batch.
 
-The node splits into the two *points* at the ends of one sensor, which is legal because some corner is optimal. Stopping
-early leaves a sound bound. All nodes of all rows, targets and sides are rows of one batch.
-
-Rounding: log Z comes from sums of non-negative terms, so its error is a few ulps of the largest logarithm for each
-level of the circuit; ``SLACK`` covers logarithms up to 2^10 and 2^9 operations on a path, and is added to every bound.
+Rounding: ``SLACK`` covers logarithms up to 2^10 with a relative error of 2^-44 for log Z, and is added to every bound.
 """
 
 from __future__ import annotations
@@ -31,207 +22,111 @@ from torch import Tensor
 
 from neurosym.circuits.boxes.box import ComponentBounds, WeightBox
 from neurosym.circuits.boxes.cutset import CutPlan, cut_plan
+from neurosym.circuits.boxes.enclosure import FREE, HIGH, LOW, Expanded, Nodes, expand
+from neurosym.circuits.boxes.rounding import SMALLEST_TOTAL
+from neurosym.circuits.boxes.tables import structure, sums_from_circuit
+from neurosym.circuits.circuit import Circuit
 
 if TYPE_CHECKING:
     from neurosym.circuits.compile import Component
 
 SLACK = 2.0**-33
 """Added to bounds of log(N / M), 1.2e-10: changes a probability by at most 3e-11."""
-LOW, HIGH, FREE = 0, 1, 2
+EXACT_GAP = 2e-10
+"""Bounds no farther than this from an attained value are called exact; what SLACK leaves is below it."""
 CHUNK_NODES = 4096
 WIDTH = 16
 """Open nodes of one problem that are worked on in the same round."""
+TABLE_ENTRIES = 256
+"""Corners in a table that cost about as much as one node of the search."""
+MAX_TABLE_WORK = 1 << 26
+"""Largest work for the table of one node, in entries of node tables (a quarter of a second)."""
+MAX_TABLE_FREE = 20
 
 
 @dataclass(frozen=True)
-class _Weights:
-    """Log literal weights of one kind (least, greatest, centre, corner) for a batch of nodes, [b, m]."""
+class Problems:
+    """Maximise log N - log M for each problem.
 
-    pos: Tensor
-    neg: Tensor
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """log N or log M of a batch of nodes, [b], and logs of the sums with x_i true or false, [b, m]."""
-
-    total: Tensor
-    on: Tensor
-    off: Tensor
-
-
-@dataclass(frozen=True)
-class _Problems:
-    """Maximise log N - log M for each problem: its row, its target variable, and the value of x_target in N, [p]."""
+    Attributes:
+        row, target: int64[p].
+        side: bool[p], value of the target in N.
+    """
 
     row: Tensor
     target: Tensor
     side: Tensor
 
 
-def _clamp(weights: _Weights, target: Tensor, value: Tensor) -> _Weights:
-    """Literal weights that hold variable ``target`` at ``value`` (bool[b])."""
-    index = target[:, None]
-    zero = torch.zeros_like(value, dtype=weights.pos.dtype)
-    gone = torch.full_like(zero, -torch.inf)
-    return _Weights(
-        weights.pos.scatter(1, index, torch.where(value, zero, gone)[:, None]),
-        weights.neg.scatter(1, index, torch.where(value, gone, zero)[:, None]),
-    )
+@dataclass(frozen=True)
+class Found:
+    """Result of a search, one entry for each problem.
 
+    Attributes:
+        best: log N - log M at the best corner found, [p].
+        bound: no corner is above it (rounding included), [p].
+        corner: bool[p, m], the best corner (True: upper end); the target's own entry is False.
+        spent: int64[p], nodes worked on.
+        own: log-odds of the side's value by the target's own sensor at its better end, [p].
+        side: as in :class:`Problems`.
+    """
 
-def _log_sum(component: Component, weights: _Weights) -> Tensor:
-    with torch.no_grad():
-        return component.log_partition(weights.pos, weights.neg)
+    best: Tensor
+    bound: Tensor
+    corner: Tensor
+    spent: Tensor
+    own: Tensor
+    side: Tensor
 
+    @property
+    def reached(self) -> Tensor:
+        """Probability of the side's value at the best corner, [p]; NaN where infinite odds meet."""
+        return torch.sigmoid(self.best + self.own)
 
-def _sums(component: Component, weights: _Weights, unknown: float) -> _Sums:
-    """Worlds' sum and its derivatives; what the gradient does not tell (weight 0, no world) becomes ``unknown``."""
-    with torch.enable_grad():
-        pos = weights.pos.detach().clone().requires_grad_(True)
-        neg = weights.neg.detach().clone().requires_grad_(True)
-        total = component.log_partition(pos, neg)
-        grad_pos, grad_neg = torch.autograd.grad(total.sum(), (pos, neg))
-    total = total.detach()
+    @property
+    def end(self) -> Tensor:
+        """Bound of P(target true), [p]: upper for side True, lower for side False; 1 or 0 where infinite odds meet."""
+        odds = self.bound + self.own
+        value = torch.sigmoid(torch.where(self.side, odds, -odds))
+        return torch.where(value.isnan(), self.side.to(value.dtype), value)
 
-    def derivative(grad: Tensor, weight: Tensor) -> Tensor:
-        value = total[:, None] + grad.clamp_min(0.0).log() - weight
-        known = torch.isfinite(weight) & torch.isfinite(total)[:, None] & torch.isfinite(grad)
-        return torch.where(known, value, unknown)
-
-    return _Sums(total, derivative(grad_pos, weights.pos), derivative(grad_neg, weights.neg))
-
-
-def _difference(a: Tensor, b: Tensor, default: float) -> Tensor:
-    """a - b for extended reals, ``default`` where that is undefined."""
-    value = a - b
-    return torch.where(value.isnan(), default, value)
-
-
-def _gain(ratio: Tensor, end: _Weights, centre: _Weights) -> Tensor:
-    """Change of log(rho pos + neg) from the centre to an end, [b, m]; ``ratio`` is log rho, possibly infinite."""
-    finite = ratio.clamp(-1e300, 1e300)
-    value = torch.logaddexp(finite + end.pos, end.neg) - torch.logaddexp(finite + centre.pos, centre.neg)
-    value = torch.where(ratio == torch.inf, end.pos - centre.pos, value)
-    return torch.where(ratio == -torch.inf, end.neg - centre.neg, value)
+    @property
+    def gap(self) -> Tensor:
+        """How far the bound may be from the extremum, [p]; NaN where nothing is known."""
+        return torch.sigmoid(self.bound + self.own) - self.reached
 
 
 class _Search:
-    def __init__(self, component: Component, box: WeightBox, limit: int) -> None:
-        self.component, self.box = component, box
-        m, device = box.size, box.pos_lo.device
-        plan = cut_plan(component)
+    def __init__(
+        self, circuit: Circuit, plan: CutPlan | None, box: WeightBox, problems: Problems, limit: int, tolerance: float
+    ) -> None:
+        device = box.pos_lo.device
+        self.circuit, self.box, self.problems, self.tolerance = circuit, box, problems, tolerance
         self.plan = plan if plan is None else plan.to(device)
         # a node with A cutset assignments costs 1 + A times as much
         self.limit = max(1, limit if plan is None else limit // (1 + plan.held.shape[2]))
-        grid = torch.cartesian_prod(torch.arange(box.rows), torch.arange(m), torch.arange(2)).to(device)
-        grid = grid.reshape(-1, 3)
-        self.problems = _Problems(grid[:, 0], grid[:, 1], grid[:, 2] == 1)
-        count = grid.shape[0]
-        self.incumbent = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
-        self.spent = torch.zeros(count, dtype=torch.long, device=device)
+        count = problems.row.numel()
+        state = torch.where(box.free[problems.row], FREE, LOW).to(torch.int8)
+        self.open_state = state.scatter(1, problems.target[:, None], LOW)
         self.open_item = torch.arange(count, device=device)
         self.open_bound = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
-        state = torch.where(box.free[self.problems.row], FREE, LOW).to(torch.int8)
-        self.open_state = state.scatter(1, self.problems.target[:, None], LOW)
-
-    def corner(self, row: Tensor, state: Tensor) -> _Weights:
-        """Weights of a corner; ``state`` has no FREE entries."""
-        pos, neg = self.box.take(row).corner(state == HIGH)
-        return _Weights(pos.log(), neg.log())
-
-    def extremes(self, row: Tensor, state: Tensor) -> tuple[_Weights, _Weights, _Weights]:
-        """Least, greatest and central weights of nodes."""
-        box = self.box.take(row)
-        up, free = state == HIGH, state == FREE
-        pos, neg = box.corner(up)
-        least = _Weights(torch.where(free, box.pos_lo, pos).log(), torch.where(free, box.neg_hi, neg).log())
-        most = _Weights(torch.where(free, box.pos_hi, pos).log(), torch.where(free, box.neg_lo, neg).log())
-        centre = _Weights(
-            torch.where(free, (box.pos_lo + box.pos_hi) / 2, pos).log(),
-            torch.where(free, (box.neg_lo + box.neg_hi) / 2, neg).log(),
+        self.incumbent = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
+        self.corner = torch.zeros_like(self.open_state)
+        self.spent = torch.zeros(count, dtype=torch.long, device=device)
+        self.closed_bound = torch.full_like(self.incumbent, -torch.inf)
+        own = box.take(problems.row)
+        high, low = (
+            x.gather(1, problems.target[:, None])[:, 0]
+            for x in (own.pos_hi.log() - own.neg_hi.log(), own.neg_lo.log() - own.pos_lo.log())
         )
-        return least, most, centre
+        self.own = torch.where(problems.side, high, low)
 
-    def value(self, item: Tensor, weights: _Weights) -> Tensor:
-        """log N - log M, [b]."""
-        target, side = self.problems.target[item], self.problems.side[item]
-        top = _log_sum(self.component, _clamp(weights, target, side))
-        bottom = _log_sum(self.component, _clamp(weights, target, ~side))
-        return _difference(top, bottom, -torch.inf)
-
-    def tighten(self, item: Tensor, state: Tensor, value: Tensor, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-        """Intersect an enclosure of log N_i1 / N_i0, target held at ``value``, with the cutset's; NaN is unknown."""
-        if self.plan is not None:
-            cut_high, cut_low = self.cut_ratios(self.plan, item, state, value)
-            high, low = torch.fmin(high, cut_high), torch.fmax(low, cut_low)
-        return torch.where(high.isnan(), torch.inf, high), torch.where(low.isnan(), -torch.inf, low)
-
-    def cut_ratios(self, plan: CutPlan, item: Tensor, state: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(high, low) of log N_i1 / N_i0 from two corners for each assignment of the cutset, [b, m]."""
-        row, target = self.problems.row[item], self.problems.target[item]
-        at = (value.long(), target)
-        held, signs, alive = plan.held[at], plan.signs[at], plan.alive[at]
-        box, free, up = self.box.take(row), state == FREE, state == HIGH
-        high = torch.full_like(box.pos_lo, -torch.inf)
-        low = torch.full_like(box.pos_lo, torch.inf)
-        for a in range(held.shape[1]):
-            ends = []
-            for direction in (1, -1):
-                pos, neg = box.corner(torch.where(free, signs[:, a] * direction > 0, up))
-                pos = torch.where(held[:, a] >= 0, (held[:, a] == 1).to(pos.dtype), pos)
-                neg = torch.where(held[:, a] >= 0, (held[:, a] == 0).to(neg.dtype), neg)
-                sums = _sums(self.component, _Weights(pos.log(), neg.log()), torch.nan)
-                ends.append(sums.on - sums.off)
-            rises = signs[:, a] > 0
-            own_high = torch.where(rises, ends[0], ends[1])
-            own_low = torch.where(rises, ends[1], ends[0])
-            count = alive[:, a, None]
-            own_high = torch.where(own_high.isnan(), torch.inf, own_high)
-            own_low = torch.where(own_low.isnan(), -torch.inf, own_low)
-            high = torch.where(count, torch.maximum(high, own_high), high)
-            low = torch.where(count, torch.minimum(low, own_low), low)
-        useless = (held >= 0).any(dim=1) | ~(alive.any(dim=1) & plan.known[target])[:, None]
-        return high.masked_fill(useless, torch.inf), low.masked_fill(useless, -torch.inf)
-
-    def expand(self, item: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Bound, state with decided sensors fixed, and best sensor to branch on (-1: none left)."""
-        row, target, side = self.problems.row[item], self.problems.target[item], self.problems.side[item]
-        least, most, centre = self.extremes(row, state)
-        n_least, n_most = (
-            _sums(self.component, _clamp(w, target, side), g) for w, g in ((least, -torch.inf), (most, torch.inf))
-        )
-        m_least, m_most = (
-            _sums(self.component, _clamp(w, target, ~side), g) for w, g in ((least, -torch.inf), (most, torch.inf))
-        )
-        free = state == FREE
-        n_up, n_down = n_most.on - n_least.off, n_least.on - n_most.off
-        m_up, m_down = m_most.on - m_least.off, m_least.on - m_most.off
-        n_up, n_down = self.tighten(item, state, side, n_up, n_down)
-        m_up, m_down = self.tighten(item, state, ~side, m_up, m_down)
-        rising = (n_least.on + m_least.off >= n_most.off + m_most.on) | (n_down >= m_up)
-        falling = (n_most.on + m_most.off <= n_least.off + m_least.on) | (n_up <= m_down)
-        fixed = torch.where(free & falling, LOW, torch.where(free & rising, HIGH, state)).to(torch.int8)
-        plain = _difference(n_most.total, m_least.total, torch.inf)
-        plain = torch.where(n_most.total == -torch.inf, -torch.inf, plain)
-
-        box = self.box.take(row)
-        low = _Weights(box.pos_lo.log(), box.neg_lo.log())
-        high = _Weights(box.pos_hi.log(), box.neg_hi.log())
-        rise = _gain(n_up, high, centre) - _gain(m_down, high, centre)
-        drop = _gain(n_down, low, centre) - _gain(m_up, low, centre)
-        rise, drop = (torch.where(x.isnan(), torch.inf, x) for x in (rise, drop))
-        best = torch.where(falling, drop, torch.where(rising, rise, torch.maximum(rise, drop)))
-        middle = self.value(item, centre)
-        path = middle + torch.where(free, best, 0.0).sum(dim=1)
-        bound = torch.minimum(plain, torch.where(path.isnan(), torch.inf, path))
-
-        corner = torch.where(fixed == FREE, (rise >= drop).to(torch.int8), fixed)
-        self.incumbent.scatter_reduce_(0, item, self.value(item, self.corner(row, corner)), "amax")
-        doubt = torch.where(fixed == FREE, rise + drop, -torch.inf)
-        doubt = torch.where(doubt.isnan(), torch.inf, doubt)
-        branch = torch.where((fixed == FREE).any(dim=1), doubt.argmax(dim=1), -1)
-        return bound, fixed, branch
+    def offer(self, item: Tensor, value: Tensor, corner: Tensor) -> None:
+        """Make corners incumbents where they are better."""
+        best = self.incumbent.scatter_reduce(0, item, value, "amax")
+        better = (value == best[item]) & (value > self.incumbent[item])
+        self.incumbent = best
+        self.corner[item[better]] = corner[better]
 
     def choose(self) -> Tensor:
         """Open nodes of this round, bool: of each problem the WIDTH best that its budget allows."""
@@ -247,44 +142,132 @@ class _Search:
         chosen[order] = rank < allowed
         return chosen
 
+    def work(self, item: Tensor, state: Tensor) -> Expanded:
+        """Expand nodes in chunks."""
+        pieces = []
+        for k in range(0, item.numel(), CHUNK_NODES):
+            some = item[k : k + CHUNK_NODES]
+            row = self.problems.row[some]
+            nodes = Nodes(
+                self.box.take(row), self.problems.target[some], self.problems.side[some], state[k : k + CHUNK_NODES]
+            )
+            pieces.append(expand(self.circuit, self.plan, nodes))
+        names = ("bound", "fixed", "branch", "corner", "value")
+        return Expanded(*(torch.cat([getattr(piece, name) for piece in pieces]) for name in names))
+
+    def tables(self, item: Tensor, state: Tensor, bound: Tensor) -> Tensor:
+        """Look at all corners of the nodes that are small enough; bool[b], those that are done with."""
+        done = torch.zeros_like(item, dtype=torch.bool)
+        free = state == FREE
+        affordable = TABLE_ENTRIES * (self.limit - self.spent[item]).clamp_min(0)
+        small = (free.sum(dim=1) <= MAX_TABLE_FREE) & (2.0 ** free.sum(dim=1) <= affordable)
+        if not bool(small.any()):
+            return done
+        index = small.nonzero()[:, 0]
+        keys = torch.cat([self.problems.target[item[index], None], free[index].long()], dim=1)
+        groups, member = torch.unique(keys, dim=0, return_inverse=True)
+        for g in range(groups.shape[0]):
+            target, columns = int(groups[g, 0]), groups[g, 1:].nonzero()[:, 0]
+            moving = sum(1 << v for v in columns.tolist()) | 1 << target
+            cost = structure(self.circuit).work(moving)
+            if cost > MAX_TABLE_WORK:
+                continue
+            rows = index[member == g]
+            for piece in rows.split(max(1, (1 << 21) // cost)):
+                done[piece] = self.table(item[piece], state[piece], bound[piece], target, columns)
+                self.spent.scatter_add_(
+                    0, item[piece], torch.full_like(piece, -(-(1 << columns.numel()) // TABLE_ENTRIES))
+                )
+        return done
+
+    def table(self, item: Tensor, state: Tensor, bound: Tensor, target: int, columns: Tensor) -> Tensor:
+        """One group of nodes with the same target and free sensors; bool[b], False where digits were lost."""
+        box, up = self.box.take(self.problems.row[item]), state == HIGH
+        free = state == FREE
+        pos, neg = box.corner(up)
+        part = WeightBox(
+            pos, neg, torch.where(free, box.pos_hi, pos), torch.where(free, box.neg_hi, neg), free=free
+        )
+        sums = sums_from_circuit(self.circuit, target, part, columns.tolist())
+        side = self.problems.side[item][:, None]
+        top, bottom = torch.where(side, sums.on, sums.off), torch.where(side, sums.off, sums.on)
+        right = ((top + bottom >= SMALLEST_TOTAL) & torch.isfinite(top + bottom)).all(dim=1)
+        value, number = (top.log() - bottom.log()).max(dim=1)
+        corner = torch.where(free, LOW, state).to(torch.int8)
+        corner[:, columns] = sums.corner(number).to(torch.int8)
+        value = torch.where(right, value, -torch.inf)
+        self.offer(item, value, corner)
+        return right
+
     def round(self) -> bool:
         """Work on the best open nodes; False when nothing is left to do."""
         chosen = self.choose()
         if not bool(chosen.any()):
             return False
         item, state, parent = self.open_item[chosen], self.open_state[chosen], self.open_bound[chosen]
-        found = [
-            self.expand(item[k : k + CHUNK_NODES], state[k : k + CHUNK_NODES])
-            for k in range(0, item.numel(), CHUNK_NODES)
-        ]
-        bound, fixed, branch = (torch.cat(column) for column in zip(*found, strict=True))
+        found = self.work(item, state)
+        self.offer(item, found.value, found.corner)
         self.spent.scatter_add_(0, item, torch.ones_like(item))
-        bound = torch.minimum(bound, parent)
-        split = branch >= 0
-        item, fixed, bound, index = item[split], fixed[split], bound[split], branch[split][:, None]
-        states = [fixed.scatter(1, index, end) for end in (LOW, HIGH)]
+        bound = torch.minimum(found.bound, parent)
+        # what is left of a node without free sensors is the corner that was offered
+        split = (found.branch >= 0) & self.live(item, bound)
+        index = split.nonzero()[:, 0]
+        index = index[~self.tables(item[index], found.fixed[index], bound[index])]
+        item, fixed, bound, branch = item[index], found.fixed[index], bound[index], found.branch[index][:, None]
+        states = [fixed.scatter(1, branch, end) for end in (LOW, HIGH)]
         keep = ~chosen
         self.open_item = torch.cat([self.open_item[keep], item, item])
         self.open_state = torch.cat([self.open_state[keep], *states])
         self.open_bound = torch.cat([self.open_bound[keep], bound, bound])
-        live = self.open_bound > self.incumbent[self.open_item] + SLACK
+        live = self.live(self.open_item, self.open_bound)
         self.open_item, self.open_state = self.open_item[live], self.open_state[live]
         self.open_bound = self.open_bound[live]
         return True
 
-    def result(self) -> ComponentBounds:
-        """Bounds of the probabilities from the incumbents and what is still open."""
+    def live(self, item: Tensor, bound: Tensor) -> Tensor:
+        """Nodes that may still raise the answer by more than the tolerance, bool; what is dropped is remembered."""
+        best, own = self.incumbent[item], self.own[item]
+        near = torch.sigmoid(bound + own) <= torch.sigmoid(best + own) + self.tolerance
+        dropped = (bound <= best + SLACK) | near
+        lost = torch.where(dropped & (bound > best + SLACK), bound, -torch.inf)
+        self.closed_bound = self.closed_bound.scatter_reduce(0, item, lost, "amax")
+        return ~dropped
+
+    def result(self) -> Found:
         while self.round():
             pass
-        best = self.incumbent.scatter_reduce(0, self.open_item, self.open_bound, "amax")
-        closed = torch.ones_like(self.problems.side).scatter(0, self.open_item, False)
-        odds = (best + 2 * SLACK).reshape(self.box.rows, self.box.size, 2)
-        exact = closed.reshape(odds.shape).all(dim=2)
-        upper = torch.sigmoid(odds[..., 1] + self.box.pos_hi.log() - self.box.neg_hi.log())
-        lower = torch.sigmoid(self.box.pos_lo.log() - self.box.neg_lo.log() - odds[..., 0])
-        # infinite odds against infinite odds: only [0, 1] is known
-        known = ~(upper.isnan() | lower.isnan())
-        return ComponentBounds(torch.where(known, lower, 0.0), torch.where(known, upper, 1.0), exact & known)
+        left = self.incumbent.scatter_reduce(0, self.open_item, self.open_bound, "amax")
+        bound = torch.maximum(left, self.closed_bound) + 2 * SLACK
+        return Found(self.incumbent, bound, self.corner == HIGH, self.spent, self.own, self.problems.side)
+
+
+def search(
+    circuit: Circuit,
+    box: WeightBox,
+    problems: Problems,
+    limit: int,
+    plan: CutPlan | None = None,
+    tolerance: float = 0.0,
+) -> Found:
+    """Solve problems within a budget.
+
+    Args:
+        circuit: any circuit; no row of ``box`` may contain impossible evidence.
+        box: weights of its literals, [n, m].
+        problems: what to maximise.
+        limit: nodes for each problem, one at least; a table of corners counts one for each TABLE_ENTRIES of them, and a
+            node counts one more for each cutset assignment.
+        plan: cutsets, see :func:`neurosym.circuits.boxes.cutset.cut_plan`.
+        tolerance: gap of the probability that may stay.
+    """
+    return _Search(circuit, plan, box, problems, limit, tolerance).result()
+
+
+def all_problems(rows: int, targets: Tensor) -> Problems:
+    """Both sides of every (row, target), side fastest."""
+    grid = torch.cartesian_prod(torch.arange(rows, device=targets.device), targets, torch.arange(2, device=targets.device))
+    grid = grid.reshape(-1, 3)
+    return Problems(grid[:, 0], grid[:, 1], grid[:, 2] == 1)
 
 
 def search_extrema(component: Component, box: WeightBox, budget: int) -> ComponentBounds:
@@ -299,4 +282,8 @@ def search_extrema(component: Component, box: WeightBox, budget: int) -> Compone
     if box.rows == 0:
         return ComponentBounds(box.pos_lo, box.pos_hi, torch.ones_like(box.free))
     limit = max(1, budget // (2 * box.size))
-    return _Search(component, box, limit).result()
+    problems = all_problems(box.rows, torch.arange(box.size, device=box.pos_lo.device))
+    found = search(component.circuit, box, problems, limit, cut_plan(component))
+    shape = (box.rows, box.size, 2)
+    ends, exact = found.end.reshape(shape), (found.gap <= EXACT_GAP).reshape(shape).all(dim=2)
+    return ComponentBounds(ends[..., 0], ends[..., 1], exact)
