@@ -1,4 +1,4 @@
-"""Queries beside the marginals: weighted model count, conditionals, most probable world, samples.
+"""Queries beside the marginals: weighted model count, conditionals, most probable world, samples, probabilities.
 
 A mixture of circuits is not one distribution over worlds. Conditionals are mixed like marginals; the other queries are
 about one part, named by ``part`` when there are several.
@@ -6,20 +6,31 @@ about one part, named by ``part`` when there are several.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from neurosym.circuits.columns import Columns
 from neurosym.circuits.compile import as_compiled, check_probabilities, weighted_marginals
-from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, Part, working
-from neurosym.circuits.engine.logspace import trace, upward
+from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, working
 from neurosym.circuits.errors import InconsistentEvidence
+from neurosym.circuits.queries.evidence import Evidence, Selection, clamp, evidence_tensor, prepare, select_part
+from neurosym.circuits.queries.sampling import best_rows, check_count, draw_rows
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
+
+__all__ = [
+    "MostProbable",
+    "conditionals",
+    "evidence_tensor",
+    "log_evidence",
+    "log_probability",
+    "log_wmc",
+    "mpe",
+    "sample",
+    "select_part",
+]
 
 
 @dataclass(frozen=True)
@@ -33,43 +44,6 @@ class MostProbable:
 
     world: Tensor
     log_weight: Tensor
-
-
-def select_part(compiled: CompiledKnowledge, part: str | int | None) -> Part:
-    """The part of that name or number; None means the only one.
-
-    Raises:
-        InputError: no such part, or several and none named.
-    """
-    names = [item.name for item in compiled.parts]
-    if part is None and len(names) == 1:
-        return compiled.parts[0]
-    if part is None and not names:
-        return Part("rest", 1.0, (), np.zeros(compiled.kb.num_predicates, dtype=bool))
-    if isinstance(part, int) and 0 <= part < len(names):
-        return compiled.parts[part]
-    if isinstance(part, str) and part in names:
-        return compiled.parts[names.index(part)]
-    raise InputError(f"this query is about one circuit; give part= one of {names} or its number")
-
-
-def _free_variables(part: Part, num_predicates: int) -> list[int]:
-    inside = {v for component in part.components for v in component.variables}
-    return [v for v in range(num_predicates) if v not in inside]
-
-
-def _prepare(
-    knowledge: KnowledgeBase | CompiledKnowledge,
-    p: Tensor,
-    circuit: CircuitName,
-    class_kind: ClassKind,
-    part: str | int | None,
-) -> tuple[Part, Tensor, Tensor, Tensor]:
-    compiled = as_compiled(knowledge, circuit, class_kind)
-    p = check_probabilities(p, compiled.kb.num_predicates)
-    work = working(p)
-    pos, neg = compiled.literal_weights(work)
-    return select_part(compiled, part), p, pos, neg
 
 
 def log_wmc(
@@ -88,17 +62,17 @@ def log_wmc(
     Raises:
         InputError: see :func:`neurosym.circuits.compile.check_probabilities`; several parts and none named.
     """
-    chosen, p, pos, neg = _prepare(knowledge, p, circuit, class_kind, part)
-    total = torch.full(p.shape[:-1], chosen.log_constant, dtype=pos.dtype, device=p.device)
-    for component in chosen.components:
-        total = total + component.log_count(component.columns.take(pos), component.columns.take(neg))
-    return total.to(p.dtype)
+    chosen = prepare(knowledge, p, circuit, class_kind, part)
+    total = chosen.pos.new_full(chosen.pos.shape[:-1], chosen.part.log_constant)
+    for component in chosen.part.components:
+        total = total + component.log_count(component.columns.take(chosen.pos), component.columns.take(chosen.neg))
+    return total.to(chosen.dtype)
 
 
 def conditionals(
     knowledge: KnowledgeBase | CompiledKnowledge,
     p: Tensor,
-    evidence: Mapping[str, bool] | Tensor,
+    evidence: Evidence,
     circuit: CircuitName = "rules",
     class_kind: ClassKind = "binary",
 ) -> Tensor:
@@ -122,32 +96,10 @@ def conditionals(
     ruled_out = ((known == 1) & (pos <= 0)) | ((known == 0) & (neg <= 0))
     if bool(ruled_out.any()):
         row = int(ruled_out.reshape(-1, known.shape[-1]).any(dim=-1).nonzero()[0])
-        raise InconsistentEvidence(row, "the evidence: it contradicts a probability of 0 or 1, and the rules")
-    zero = torch.zeros_like(work)
-    pos, neg = torch.where(known == 0, zero, pos), torch.where(known == 1, zero, neg)
+        raise InconsistentEvidence(row, "the knowledge base under the given evidence")
+    pos, neg = clamp(pos, neg, known)
     clamped = torch.where(known >= 0, known.to(work.dtype), work)
     return weighted_marginals(compiled, clamped, pos, neg).to(p.dtype)
-
-
-def evidence_tensor(kb: KnowledgeBase, evidence: Mapping[str, bool] | Tensor) -> Tensor:
-    """Evidence as int64[..., V] with -1 for unknown.
-
-    Raises:
-        InputError: see :func:`conditionals`.
-    """
-    if isinstance(evidence, Mapping):
-        known = torch.full((kb.num_predicates,), -1, dtype=torch.int64)
-        for name, value in evidence.items():
-            known[kb.index(name)] = int(bool(value))
-        return known
-    if evidence.ndim == 0 or evidence.shape[-1] != kb.num_predicates:
-        raise InputError(
-            f"evidence has shape {tuple(evidence.shape)}; its last dimension must be the {kb.num_predicates} predicates"
-        )
-    known = evidence.to(torch.int64)
-    if bool(((known < -1) | (known > 1) | (known != evidence)).any()):
-        raise InputError("evidence: values must be 1 (true), 0 (false) or -1 (unknown)")
-    return known
 
 
 def mpe(
@@ -157,24 +109,26 @@ def mpe(
     class_kind: ClassKind = "binary",
     *,
     part: str | int | None = None,
+    evidence: Evidence | None = None,
 ) -> MostProbable:
     """Most probable world of each row, by a max-product pass and a trace back.
 
+    Args:
+        evidence: as for :func:`conditionals`; the world agrees with it.
+
     Raises:
-        InputError: as for :func:`log_wmc`.
+        InputError: as for :func:`log_wmc` and :func:`conditionals`.
         InconsistentEvidence: no world of positive probability.
     """
-    chosen, p, pos, neg = _prepare(knowledge, p, circuit, class_kind, part)
+    chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
 
-    def pick(component: Component, log_pos: Tensor, log_neg: Tensor) -> Tensor:
-        values = upward(component.plan, log_pos, log_neg, maximise=True)
-        _refuse_empty(values[component.plan.num_nodes - 1], chosen)
-        return trace(component.plan, values, None)
+    def pick(component: Component, pos: Tensor, neg: Tensor) -> Tensor:
+        return best_rows(component.circuit, pos, neg, chosen.where)[None]
 
     with torch.no_grad():
-        world = _assemble(chosen, pos, neg, pick, lambda a, b: a > b)
-        weight = _log_weight(chosen, world, pos, neg)
-    return MostProbable(world=world, log_weight=weight.to(p.dtype))
+        world = _assemble(chosen, pick, lambda a, b: (a > b)[None])[0]
+        weight = joint_log_count(chosen, *clamp(chosen.pos, chosen.neg, world.to(torch.int64)))
+    return MostProbable(world=world, log_weight=weight.to(chosen.dtype))
 
 
 def sample(
@@ -185,66 +139,109 @@ def sample(
     class_kind: ClassKind = "binary",
     *,
     part: str | int | None = None,
+    evidence: Evidence | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Independent exact samples of worlds, bool[num_samples, ..., V].
 
     Args:
+        evidence: as for :func:`conditionals`: samples are drawn given it, every row with its own. For other evidence
+            or probabilities in every sample, give them a row each and draw one sample.
         generator: source of randomness, on the device of ``p``.
 
     Raises:
-        InputError: as for :func:`log_wmc`, or ``num_samples`` < 1.
+        InputError: as for :func:`log_wmc` and :func:`conditionals`, or ``num_samples`` < 1.
         InconsistentEvidence: no world of positive probability.
     """
-    if num_samples < 1:
-        raise InputError(f"num_samples is {num_samples}; it must be at least 1")
-    chosen, p, pos, neg = _prepare(knowledge, p, circuit, class_kind, part)
+    check_count(num_samples)
+    chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
 
-    def pick(component: Component, log_pos: Tensor, log_neg: Tensor) -> Tensor:
-        values = upward(component.plan, log_pos, log_neg)
-        _refuse_empty(values[component.plan.num_nodes - 1], chosen)
-        return trace(component.plan, values, generator, repeats=num_samples)
+    def pick(component: Component, pos: Tensor, neg: Tensor) -> Tensor:
+        return draw_rows(component.circuit, pos, neg, num_samples, generator, chosen.where)
 
     def coin(a: Tensor, b: Tensor) -> Tensor:
         draw = torch.rand((num_samples, *a.shape), generator=generator, dtype=a.dtype, device=a.device)
         return draw * (a + b) < a
 
     with torch.no_grad():
-        return _assemble(chosen, pos, neg, pick, coin)
+        return _assemble(chosen, pick, coin)
 
 
-def _refuse_empty(log_total: Tensor, part: Part) -> None:
-    empty = log_total == -torch.inf
-    if bool(empty.any()):
-        raise InconsistentEvidence(int(empty.nonzero()[0]), f"circuit {part.name!r}")
+def log_evidence(
+    knowledge: KnowledgeBase | CompiledKnowledge,
+    p: Tensor,
+    evidence: Evidence,
+    circuit: CircuitName = "rules",
+    class_kind: ClassKind = "binary",
+    *,
+    part: str | int | None = None,
+) -> Tensor:
+    """Log probability of the evidence given the rules, float[...]; -inf where it is impossible. Differentiable.
+
+    Args:
+        evidence: as for :func:`conditionals`; a row of truth values for all predicates is a world.
+
+    Raises:
+        InputError: as for :func:`log_wmc` and :func:`conditionals`.
+        InconsistentEvidence: no world of positive probability even without the evidence.
+    """
+    chosen = prepare(knowledge, p, circuit, class_kind, part)
+    kb = knowledge.kb if isinstance(knowledge, CompiledKnowledge) else knowledge
+    total = joint_log_count(chosen, chosen.pos, chosen.neg)
+    chosen.refuse(total == -torch.inf)
+    known = evidence_tensor(kb, evidence).to(p.device)
+    return (joint_log_count(chosen, *clamp(chosen.pos, chosen.neg, known)) - total).to(chosen.dtype)
+
+
+def log_probability(
+    knowledge: KnowledgeBase | CompiledKnowledge,
+    p: Tensor,
+    worlds: Tensor,
+    circuit: CircuitName = "rules",
+    class_kind: ClassKind = "binary",
+    *,
+    part: str | int | None = None,
+) -> Tensor:
+    """Log probability of whole worlds, float[...]; -inf for impossible ones. Differentiable in ``p``.
+
+    Args:
+        worlds: bool (or 0 and 1) [..., V], broadcast against ``p``.
+
+    Raises:
+        InputError: as for :func:`log_wmc`; worlds of another width or with other values.
+        InconsistentEvidence: no world of positive probability.
+    """
+    if worlds.dtype != torch.bool and bool(((worlds != 0) & (worlds != 1)).any()):
+        raise InputError("worlds: values must be 1 (true) or 0 (false); use log_evidence for partial knowledge")
+    return log_evidence(knowledge, p, worlds, circuit, class_kind, part=part)
 
 
 def _assemble(
-    part: Part,
-    pos: Tensor,
-    neg: Tensor,
+    chosen: Selection,
     pick: Callable[[Component, Tensor, Tensor], Tensor],
     single: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """World from a chooser for components ([m, B] logs -> bool[S*B, m]) and one for free predicates."""
+    """Worlds [S, ..., V] from a chooser for components (weights [B, m] -> bool[S, B, m]) and one for free predicates."""
+    pos, neg = chosen.pos, chosen.neg
     v = pos.shape[-1]
-    free = single(pos, neg)
-    flat = free.reshape(-1, v)
-    for component in part.components:
+    world = single(pos, neg)
+    free = chosen.free
+    chosen.refuse((free.take(pos) + free.take(neg) <= 0).any(dim=-1))
+    shape = world.shape
+    flat = world.reshape(shape[0], -1, v)
+    for component in chosen.part.components:
         m = len(component.variables)
-        weights = (component.columns.take(w).reshape(-1, m).t().log() for w in (pos, neg))
-        flat = component.columns.put(flat, pick(component, *weights))
-    if part.log_constant == -torch.inf:
-        raise InconsistentEvidence(0, f"circuit {part.name!r}")
-    return flat.reshape(free.shape)
+        rows = [component.columns.take(weight).reshape(-1, m) for weight in (pos, neg)]
+        flat = component.columns.put(flat, pick(component, rows[0], rows[1]))
+    if chosen.part.log_constant == -torch.inf:
+        raise InconsistentEvidence(0, chosen.where)
+    return flat.reshape(shape)
 
 
-def _log_weight(part: Part, world: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
-    """Log weight of a world, [...]: the count of a circuit whose other literals weigh 0."""
-    zero = torch.zeros_like(pos)
-    on, off = torch.where(world, pos, zero), torch.where(world, zero, neg)
-    total = torch.full(world.shape[:-1], part.log_constant, dtype=pos.dtype, device=pos.device)
-    for component in part.components:
-        total = total + component.log_count(component.columns.take(on), component.columns.take(off))
-    free = _free_variables(part, world.shape[-1])
-    return total + Columns(free).take(on + off).log().sum(dim=-1)
+def joint_log_count(chosen: Selection, pos: Tensor, neg: Tensor) -> Tensor:
+    """Log weighted count of a part over all predicates, free ones too, [..., V] -> [...]; differentiable."""
+    total = pos.new_full(pos.shape[:-1], chosen.part.log_constant)
+    for component in chosen.part.components:
+        total = total + component.log_count(component.columns.take(pos), component.columns.take(neg))
+    free = chosen.free
+    return total + (free.take(pos) + free.take(neg)).log().sum(dim=-1)
