@@ -24,6 +24,8 @@ from neurosym.circuits.boxes.rounding import SMALLEST_TOTAL, probability_slack
 from neurosym.circuits.boxes.search import TABLE_ENTRIES, Problems, search
 from neurosym.circuits.boxes.tables import (
     CornerSums,
+    Workspace,
+    scaled,
     structure,
     sums_from_circuit,
     sums_from_worlds,
@@ -144,11 +146,11 @@ def surely_possible(circuit: Circuit, box: WeightBox) -> Tensor:
     return possible
 
 
-def _sums(circuit: Circuit, target: int, box: WeightBox, columns: Sequence[int]) -> CornerSums:
+def _sums(circuit: Circuit, target: int, box: WeightBox, columns: Sequence[int], space: Workspace) -> CornerSums:
     if len(columns) > FEW or box.size <= FEW:
         worlds = world_table(circuit)
         if worlds is not None:
-            return sums_from_worlds(circuit, worlds.to(box.pos_lo.device), target, box, columns)
+            return sums_from_worlds(circuit, worlds.to(box.pos_lo.device), target, box, columns, space)
     return sums_from_circuit(circuit, target, box, columns)
 
 
@@ -162,30 +164,46 @@ def _fits(circuit: Circuit, target: int, columns: Sequence[int], budget: int) ->
     return world_table(circuit) is not None
 
 
+def _end(sums: CornerSums, weights: tuple[Tensor, Tensor], largest: bool, space: Workspace) -> tuple[Tensor, ...]:
+    """Extremum of P over all corners for one end of the target's own sensor: (value, corner's number, right), [b]."""
+    b = sums.on.shape[0]
+    pos, neg = (x[:, None, None] for x in scaled(*weights))
+    yes, total = (space.take(name, sums.on, *sums.on.shape) for name in ("yes", "total"))
+    torch.mul(sums.off, neg, out=total)
+    torch.mul(sums.on, pos, out=yes)
+    total += yes
+    flat = total.view(b, -1)
+    right = (flat.amin(dim=1) >= SMALLEST_TOTAL) & torch.isfinite(flat.amax(dim=1))
+    yes /= total
+    value, number = yes.view(b, -1).max(dim=1) if largest else yes.view(b, -1).min(dim=1)
+    return value, number, right
+
+
 def _by_tables(
-    circuit: Circuit, target: int, at: int, box: WeightBox, rows: Tensor, columns: list[int], out: ConditionalBounds
+    circuit: Circuit,
+    place: tuple[int, int],
+    box: WeightBox,
+    rows: Tensor,
+    columns: list[int],
+    out: ConditionalBounds,
+    space: Workspace,
 ) -> Tensor:
-    """Fill column ``at`` of ``out`` for ``rows`` of the box; returns bool[rows], False where digits were lost."""
+    """Fill a column of ``out``; ``place`` is (target, column). bool[rows], False where digits were lost."""
+    target, at = place
     part = box.take(rows)
-    sums = _sums(circuit, target, part, columns)
-    right = torch.ones_like(rows, dtype=torch.bool)
+    sums = _sums(circuit, target, part, columns, space)
     slack = probability_slack(sums.steps)
-    ends = []
-    for end in (0, 1):
-        pos, neg = (part.pos_lo, part.neg_lo) if end == 0 else (part.pos_hi, part.neg_hi)
-        largest = torch.maximum(pos, neg)
-        yes = sums.on * (pos / largest)[:, target, None]
-        total = yes + sums.off * (neg / largest)[:, target, None]
-        right &= ((total.amin(dim=1) >= SMALLEST_TOTAL) & torch.isfinite(total).all(dim=1))
-        value, number = yes.div_(total).max(dim=1) if end else yes.div_(total).min(dim=1)
+    lower, low_number, right = _end(sums, (part.pos_lo[:, target], part.neg_lo[:, target]), False, space)
+    upper, high_number, also = _end(sums, (part.pos_hi[:, target], part.neg_hi[:, target]), True, space)
+    right = right & also
+    good = rows[right]
+    out.lower[good, at] = (lower[right] - slack).clamp_min(0.0)
+    out.upper[good, at] = (upper[right] + slack).clamp_max(1.0)
+    for number, witness, top in ((low_number, out.witness_lower, False), (high_number, out.witness_upper, True)):
         corner = torch.zeros((rows.numel(), box.size), dtype=torch.bool, device=rows.device)
         corner[:, columns] = sums.corner(number)
-        corner[:, target] = bool(end)
-        ends.append((value, corner))
-    good = rows[right]
-    out.lower[good, at] = (ends[0][0][right] - slack).clamp_min(0.0)
-    out.upper[good, at] = (ends[1][0][right] + slack).clamp_max(1.0)
-    out.witness_lower[good, at], out.witness_upper[good, at] = ends[0][1][right], ends[1][1][right]
+        corner[:, target] = top
+        witness[good, at] = corner[right]
     out.nodes[good, at] = 1 << len(columns)
     out.gap[good, at] = 2 * slack
     out.exact[good, at] = True
@@ -226,6 +244,7 @@ def box_extrema(
     out = _empty(box.rows, len(targets), box.size, device)
     rows = possible.nonzero()[:, 0]
     left = [torch.zeros((0, 2), dtype=torch.long, device=device)]
+    space = Workspace()
     for at, target in enumerate(targets):
         free = box.free[rows].clone()
         free[:, target] = False
@@ -234,7 +253,7 @@ def box_extrema(
             columns, own = masks[g].nonzero()[:, 0].tolist(), rows[member == g]
             if _fits(circuit, target, columns, budget):
                 pieces = own.split(max(1, CHUNK_VALUES >> (len(columns) + 1)))
-                right = [_by_tables(circuit, target, at, box, piece, columns, out) for piece in pieces]
+                right = [_by_tables(circuit, (target, at), box, piece, columns, out, space) for piece in pieces]
                 own = own[~torch.cat(right)]
             left.append(torch.stack([own, torch.full_like(own, at)], dim=1))
     rest = torch.cat(left)

@@ -190,7 +190,8 @@ class _Search:
         )
         sums = sums_from_circuit(self.circuit, target, part, columns.tolist())
         side = self.problems.side[item][:, None]
-        top, bottom = torch.where(side, sums.on, sums.off), torch.where(side, sums.off, sums.on)
+        on, off = sums.on.flatten(1), sums.off.flatten(1)
+        top, bottom = torch.where(side, on, off), torch.where(side, off, on)
         right = ((top + bottom >= SMALLEST_TOTAL) & torch.isfinite(top + bottom)).all(dim=1)
         value, number = (top.log() - bottom.log()).max(dim=1)
         corner = torch.where(free, LOW, state).to(torch.int8)

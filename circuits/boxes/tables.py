@@ -12,6 +12,7 @@ All arithmetic is float64 on non-negative numbers; literal weights are scaled to
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ class CornerSums:
     """Sums over worlds at all corners of boxes, the target held.
 
     Attributes:
-        on, off: float64[b, 2^k], target true and false, without the target's own weight.
+        on, off: float64[b, s, 2^k / s] for some s, target true and false, without the target's own weight.
         columns: the k moving variables; bit k-1-i of a corner's number says that ``columns[i]`` is at its upper end.
         steps: roundings that each sum took, at most.
     """
@@ -163,7 +164,37 @@ def scaled(pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
     return pos / largest, neg / largest
 
 
-def sums_from_worlds(circuit: Circuit, worlds: Tensor, target: int, box: WeightBox, columns: Sequence[int]) -> CornerSums:
+class Workspace:
+    """Memory that is used again from chunk to chunk: fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """An uninitialised tensor; the one taken before under this name is overwritten."""
+        size = math.prod(shape)
+        held = self._held.get(name)
+        if held is None or held.numel() < size or held.device != like.device:
+            held = self._held[name] = torch.empty(size, dtype=torch.float64, device=like.device)
+        return held[:size].view(shape)
+
+
+def _kernel(box: WeightBox, low: Sequence[Tensor], high: Sequence[Tensor], block: Sequence[int], moving: set[int]) -> Tensor:
+    """Kronecker product of the 2 x 2 (1 x 2 where a variable does not move) matrices of a block, [b, d', d]."""
+    kernel = box.pos_lo.new_ones((box.rows, 1, 1))
+    for v in block:
+        ends = [torch.stack([low[1][:, v], low[0][:, v]], dim=-1)]
+        if v in moving:
+            ends.append(torch.stack([high[1][:, v], high[0][:, v]], dim=-1))
+        pair = torch.stack(ends, dim=1)
+        kernel = kernel[:, :, None, :, None] * pair[:, None, :, None, :]
+        kernel = kernel.reshape(box.rows, kernel.shape[1] * kernel.shape[2], -1)
+    return kernel
+
+
+def sums_from_worlds(
+    circuit: Circuit, worlds: Tensor, target: int, box: WeightBox, columns: Sequence[int], space: Workspace
+) -> CornerSums:
     """:class:`CornerSums` of all rows by the transform of the table of worlds.
 
     Args:
@@ -171,31 +202,44 @@ def sums_from_worlds(circuit: Circuit, worlds: Tensor, target: int, box: WeightB
         target: the variable held.
         box: b rows; all variables but ``columns`` (and the target) are taken at their lower end.
         columns: the variables that move, ascending, without the target.
+        space: the result lies there until the next call.
     """
-    m = box.size
+    b, m = box.rows, box.size
     moving = set(columns)
     others = [v for v in range(m) if v != target]
     low, high = scaled(box.pos_lo, box.neg_lo), scaled(box.pos_hi, box.neg_hi)
-    current = worlds.movedim(target, -1).reshape(1, -1)
-    blocks = -(-len(others) // BLOCK_AXES)
-    steps = structure(circuit).operations
-    for part in np.array_split(np.array(others, dtype=np.int64), max(blocks, 1)):
-        kernel = current.new_ones((box.rows, 1, 1))
-        for v in part.tolist():
-            ends = [torch.stack([low[1][:, v], low[0][:, v]], dim=-1)]
-            if v in moving:
-                ends.append(torch.stack([high[1][:, v], high[0][:, v]], dim=-1))
-            pair = torch.stack(ends, dim=1)
-            kernel = (kernel[:, :, None, :, None] * pair[:, None, :, None, :]).reshape(
-                box.rows, kernel.shape[1] * pair.shape[1], -1
-            )
-        size = kernel.shape[2]
-        # the block's axes come first and leave last: after all blocks the order is target, then the others as before
-        view = current.reshape(current.shape[0], size, -1).transpose(1, 2)
-        current = torch.matmul(view, kernel.transpose(1, 2)).reshape(box.rows, -1)
-        steps += len(part) + size
-    pairs = current.reshape(box.rows, 2, -1)
-    return CornerSums(pairs[:, 1], pairs[:, 0], tuple(v for v in others if v in moving), steps + 2 * m)
+    count = max(1, -(-len(others) // BLOCK_AXES))
+    blocks = [part.tolist() for part in np.array_split(np.array(others, dtype=np.int64), count)]
+    steps = structure(circuit).operations + 2 * m
+    # axes: first block, target, other blocks; every product then works on long contiguous rows
+    first = len(blocks[0])
+    table = space.take("worlds", worlds, 1 << first, 2, 1 << (m - 1 - first))
+    order = [*blocks[0], target, *(v for block in blocks[1:] for v in block)]
+    table.view((2,) * m).copy_(worlds.permute(order))
+    left, right = 1, table.numel()
+    current = table
+    for i, block in enumerate(blocks):
+        kernel = _kernel(box, low, high, block, moving)
+        new, old = kernel.shape[1:]
+        steps += len(block) + old
+        right //= old
+        result = space.take(f"sums{i % 2}", worlds, b, left * new * right)
+        if i == 0:
+            torch.mm(kernel.reshape(b * new, old), current.reshape(old, right), out=result.view(b * new, right))
+            left = 2 * new
+            right //= 2
+        else:
+            source, into = current.view(b, left, old, right), result.view(b, left, new, right)
+            if right == 1:
+                flipped = kernel.transpose(1, 2).contiguous()
+                torch.bmm(source[..., 0], flipped, out=into[..., 0])
+            else:
+                for row in range(b):
+                    torch.bmm(kernel[row].expand(left, new, old), source[row], out=into[row])
+            left *= new
+        current = result
+    pairs = current.view(b, 1 << len([v for v in blocks[0] if v in moving]), 2, -1)
+    return CornerSums(pairs[:, :, 1], pairs[:, :, 0], tuple(v for v in others if v in moving), steps)
 
 
 def sums_from_circuit(circuit: Circuit, target: int, box: WeightBox, columns: Sequence[int]) -> CornerSums:
@@ -220,5 +264,5 @@ def sums_from_circuit(circuit: Circuit, target: int, box: WeightBox, columns: Se
     with np.errstate(over="ignore", invalid="ignore"):
         root = np.broadcast_to(_node_tables(circuit, literals), (2,) * (k + 1) + (b,))
     table = torch.from_numpy(np.array(np.moveaxis(root, -1, 0))).to(box.pos_lo.device)
-    pairs = table.reshape(b, 2, -1)
+    pairs = table.reshape(b, 2, 1, -1)
     return CornerSums(pairs[:, 1], pairs[:, 0], tuple(columns), structure(circuit).operations)
