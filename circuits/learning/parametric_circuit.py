@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.component import CompiledKnowledge
-from neurosym.circuits.engine.logspace import trace
+from neurosym.circuits.engine.logspace import trace, upward
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.ir import CircuitIR
 from neurosym.circuits.learning.parametric import ParametricIR, parametric_knowledge, with_edge_parameters
@@ -192,20 +192,9 @@ class ParametricCircuit:
         pos, neg = self._weights(log_parameters, evidence)
         shape = pos.shape[:-1]
         plan = self.circuit.plan
-        steps = plan.steps(pos.device)
-        rows = torch.stack([w.reshape(-1, self.num_variables) for w in (pos, neg)])
-        batch = rows.shape[1]
-        values = rows.new_empty((plan.num_nodes + 2, batch))
-        values[plan.num_nodes], values[plan.num_nodes + 1] = -torch.inf, 0.0
-        values[steps.literal_nodes] = rows.log().transpose(1, 2).reshape(-1, batch)[steps.literal_rows]
-        constants = log_parameters.detach().to(values.dtype).expand(*shape, self.num_parameters)
-        values[steps.constant_nodes] = constants.reshape(-1, self.num_parameters).t()
-        for step in steps.up:
-            below = values.index_select(0, step.children).view(step.stop - step.start, step.width, batch)
-            if step.product:
-                values[step.start : step.stop] = below.sum(dim=1)
-            else:
-                values[step.start : step.stop] = below.amax(dim=1) if maximise else below.logsumexp(dim=1)
+        log_pos, log_neg = (w.reshape(-1, self.num_variables).t().log() for w in (pos, neg))
+        constants = log_parameters.to(pos.dtype).expand(*shape, self.num_parameters).reshape(-1, self.num_parameters)
+        values = upward(plan, log_pos, log_neg, maximise, constants.t())
         _refuse_violation(values[plan.num_nodes - 1])
         return values, shape
 

@@ -41,6 +41,10 @@ HARD = {
     ),
 }
 
+SIX = tuple("abcdef")
+MIXTURE = knowledge([("a -> k & ~l", INF), ("b -> l", INF)], " ".join(SIX), "k l", (Group("g", "exactly_one", SIX),))
+"""Six classes; a fixes both concepts, b one, and the others none."""
+
 
 def log_weights(kb: KnowledgeBase) -> np.ndarray:
     """Log factor of every world of the whole knowledge base, [2^V]."""

@@ -53,7 +53,7 @@ def test_value_and_gradient_inside_and_at_faces(name: str) -> None:
 
 def test_saturated_logits_keep_their_gradient() -> None:
     kb = HARD["hierarchy"]
-    z = torch.tensor([30.0, -1.0, 0.5, -25.0, -20.0], requires_grad=True)  # a is sure, k and m are surely false
+    z = torch.tensor([30.0, -1.0, 0.5, -25.0, 2.0], requires_grad=True)  # a is sure, k is surely false
     assert float(torch.sigmoid(z.detach())[0]) == 1.0
     loss = semantic_loss(kb, z, logits=True)
     loss.backward()
@@ -63,7 +63,7 @@ def test_saturated_logits_keep_their_gradient() -> None:
     assert loss.dtype == torch.float32
     np.testing.assert_allclose(z.grad, slope * p * off, rtol=1e-4)
     assert z.grad is not None
-    assert z.grad[3] < -0.5  # the pull out of saturation: k should be true
+    assert z.grad[3] < -0.5  # the pull out of saturation: k has to be true
 
 
 def test_categorical_logits_are_one_softmax() -> None:
