@@ -5,6 +5,7 @@ Literals are those of the DIMACS format: variable v (from 1) is ``v``, its negat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,7 +61,7 @@ class Cnf:
     def clauses(self) -> list[tuple[int, ...]]:
         """The clauses as tuples."""
         flat, ends = self.literals.tolist(), self.offsets.tolist()
-        return [tuple(flat[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        return [tuple(flat[a:b]) for a, b in itertools.pairwise(ends)]
 
     def select(self, keep: NDArray[np.bool_]) -> Cnf:
         """The clauses marked in ``keep``, bool[C]."""
