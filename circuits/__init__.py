@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from neurosym.circuits.formats.nnf import write_nnf as write_nnf
     from neurosym.circuits.formats.npz import load as load
     from neurosym.circuits.formats.npz import save as save
+    from neurosym.circuits.formats.picture import circuit_dot as circuit_dot
+    from neurosym.circuits.formats.picture import circuit_svg as circuit_svg
     from neurosym.circuits.formats.sdd import read_sdd as read_sdd
     from neurosym.circuits.formats.sdd import write_sdd as write_sdd
     from neurosym.circuits.layer import CircuitLayer as CircuitLayer
@@ -68,6 +70,8 @@ _NAMES = {
     "WeightFit": "learning.rule_weights",
     "bounds": "boxes.bounds",
     "circuit_digest": "formats.arrays",
+    "circuit_dot": "formats.picture",
+    "circuit_svg": "formats.picture",
     "compile": "compile",
     "conditionals": "queries.worlds",
     "load": "formats.npz",

@@ -20,6 +20,7 @@ d4 (no header; the nodes in any order, the root is node 1)::
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,16 @@ CHECKED_VARIABLES = 14
 """Determinism is checked by enumeration up to so many variables."""
 
 
-def write_nnf(ir: CircuitIR, path: str | Path) -> None:
-    """Write a circuit in c2d's format; the file appears only when complete."""
+def write_nnf(ir: CircuitIR, path: str | Path, names: Sequence[str] = ()) -> None:
+    """Write a circuit in c2d's format; the file appears only when complete.
+
+    Args:
+        names: of the variables, written as comments ``c variable NUMBER NAME``.
+    """
     constants = sorted({float(c) for c in ir.log_constant[ir.kind == CONSTANT] if math.isfinite(c) and c != 0.0})
     extra = {c: ir.num_variables + 1 + i for i, c in enumerate(constants)}
-    lines = [f"c constant {variable} {c.hex()}" for c, variable in extra.items()]
+    lines = [f"c variable {i} {name}" for i, name in enumerate(names, start=1)]
+    lines += [f"c constant {variable} {c.hex()}" for c, variable in extra.items()]
     lines.append(f"nnf {ir.num_nodes} {ir.num_edges} {ir.num_variables + len(extra)}")
     offsets, children = ir.offsets.tolist(), ir.children.tolist()
     kinds, literals, values = ir.kind.tolist(), ir.literal.tolist(), ir.log_constant.tolist()

@@ -12,6 +12,7 @@ import typer
 
 from neurosym.cli import checks, options
 from neurosym.cli.console import emit_files, emit_json, emit_table, number, working
+from neurosym.cli.picture import CIRCUITS, PICTURES, write_circuit
 from neurosym.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ COMPILE_EXAMPLES = """\b
 Examples:
   neurosym compile rules.yaml
   neurosym compile rules.yaml --circuit exclusive --out circuit.npz
-  neurosym compile rules.yaml --picture rules.dot
-      then: dot -Tsvg rules.dot -o rules.svg
+  neurosym compile rules.yaml --circuit exclusive --out circuit.nnf
+  neurosym compile rules.yaml --out circuit.npz --picture rules.svg
 
 \b
 A rules.yaml:
@@ -35,7 +36,9 @@ A rules.yaml:
   groups: {shape: {exactly_one: [octagon, triangle]}}
 
 \b
-The picture shows products (x), sums (+), literals and rule weights.
+--out by its suffix: .npz (read back by neurosym), .nnf (one circuit, for c2d's
+tools), .svg or .dot. The picture shows products (x), sums (+), literals and
+rule weights; .svg up to 400 nodes, .dot (for Graphviz) up to 3000.
 """
 
 KINDS = ("rules", "exclusive")
@@ -46,10 +49,8 @@ EXACT_COUNT = 10**12
 
 def compile_rules(
     rules: Annotated[Path, typer.Argument(metavar="RULES.yaml", help="Classes, concepts and rules.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.npz", help="Save the circuit.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE.dot", help="Draw it, for Graphviz.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Save it: .npz .nnf .svg .dot")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE", help="Draw it: .svg or .dot")] = None,
     circuit: Annotated[
         str, typer.Option("--circuit", metavar="|".join(KINDS), help="rules, or rules and exactly one class.")
     ] = "rules",
@@ -68,11 +69,11 @@ def compile_rules(
         raise InputError(f"--max-seconds: {max_seconds:g} is not positive; write a number of seconds such as 60")
     checks.whole("--max-nodes", max_nodes, 1)
     checks.existing_file(rules, "give a rules file (YAML); see neurosym compile --help")
-    for path, option, suffixes in ((out, "--out", (".npz",)), (picture, "--picture", (".dot", ".gv"))):
+    for path, option, suffixes in ((out, "--out", CIRCUITS), (picture, "--picture", PICTURES)):
         if path is not None:
             checks.writable_file(path, option)
             if path.suffix not in suffixes:
-                raise InputError(f"{option} {path}: name a {suffixes[0]} file")
+                raise InputError(f"{option} {path}: name a file that ends in {', '.join(suffixes)}")
     with working(quiet):
         from neurosym import circuits
         from neurosym.logic import KnowledgeBase
@@ -92,14 +93,10 @@ def compile_rules(
         )
         seconds = time.perf_counter() - start
         facts = _facts(kb, compiled, seconds)
-        if picture is not None:
-            from neurosym.cli.picture import write_dot
-
-            write_dot(picture, compiled)
-            facts["files"]["picture"] = str(picture)
-        if out is not None:
-            circuits.save(compiled, out)
-            facts["files"]["circuit"] = str(out)
+        for path, option, what in ((picture, "--picture", "picture"), (out, "--out", "circuit")):
+            if path is not None:
+                write_circuit(path, compiled, option)
+                facts["files"][what] = str(path)
     if as_json:
         emit_json(facts)
     elif not quiet:

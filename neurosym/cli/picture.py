@@ -1,68 +1,40 @@
-"""A compiled circuit as a Graphviz drawing."""
+"""A compiled circuit in a file, by the file's suffix."""
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurosym.errors import InputError
-
 if TYPE_CHECKING:
-    from neurosym.circuits import CompiledKnowledge, Component
+    from neurosym.circuits import CompiledKnowledge
 
-MOST_NODES = 3000
-"""Graphviz needs minutes for more, and nobody can read the result."""
+PICTURES = (".dot", ".gv", ".svg")
+CIRCUITS = (".npz", ".nnf", *PICTURES)
+"""Suffixes of ``--picture`` and ``--out``."""
 
 
-def dot(compiled: CompiledKnowledge) -> str:
-    """The circuit in Graphviz's language: one cluster for each part, children below parents.
+def write_circuit(path: Path, compiled: CompiledKnowledge, option: str) -> None:
+    """Write what the suffix of ``path`` says; the file appears whole or not at all.
 
     Raises:
-        InputError: too many nodes to draw.
+        InputError: too many nodes to draw, or several circuits for ``.nnf``.
     """
-    total = compiled.size["nodes"]
-    if total > MOST_NODES:
-        raise InputError(f"--picture: {total} nodes are too many to draw (at most {MOST_NODES}); leave it out")
-    lines = ["digraph circuit {", "  rankdir=TB; node [fontname=Helvetica, fontsize=10];"]
-    for p, part in enumerate(compiled.parts):
-        lines += [f"  subgraph cluster_{p} {{", f"    label={_quoted(f'{part.name} (beta {part.beta:.3g})')};"]
-        for c, component in enumerate(part.components):
-            lines += _component(f"n{p}_{c}_", component, compiled.kb.predicates)
-        lines.append("  }")
-    return "\n".join([*lines, "}"]) + "\n"
+    from neurosym.circuits.formats.picture import circuit_dot, circuit_svg
+    from neurosym.circuits.formats.whole import one_circuit, panels
 
+    if path.suffix == ".npz":
+        from neurosym import circuits
 
-def _component(prefix: str, component: Component, names: tuple[str, ...]) -> list[str]:
-    from neurosym.circuits.ir import LITERAL, PRODUCT, SUM
+        circuits.save(compiled, path)
+    elif path.suffix == ".nnf":
+        from neurosym.circuits.formats.nnf import write_nnf
 
-    circuit, lines = component.ir, []
-    for node in range(circuit.num_nodes):
-        kind = int(circuit.kind[node])
-        if kind == LITERAL:
-            signed = int(circuit.literal[node])
-            name = names[component.variables[abs(signed) - 1]]
-            look = f"label={_quoted(name if signed > 0 else '~' + name)}, shape=box"
-        elif kind == PRODUCT:
-            look = 'label="x", shape=circle'
-        elif kind == SUM:
-            look = 'label="+", shape=circle'
-        else:
-            look = f'label="{math.exp(float(circuit.log_constant[node])):.4g}", shape=plaintext'
-        lines.append(f"    {prefix}{node} [{look}];")
-        lines += [f"    {prefix}{node} -> {prefix}{int(child)};" for child in circuit.children_of(node)]
-    return lines
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def write_dot(path: Path, compiled: CompiledKnowledge) -> None:
-    """Write :func:`dot`; the file appears whole or not at all."""
-    write_whole(path, dot(compiled).encode("utf-8"))
+        write_nnf(one_circuit(compiled), path, names=compiled.kb.predicates)
+    else:
+        draw = circuit_svg if path.suffix == ".svg" else circuit_dot
+        write_whole(path, draw(panels(compiled), option=option).encode("utf-8"))
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,13 @@ def test_picture(run: Any, rules: Path, tmp_path: Path) -> None:
 def test_picture_of_a_large_circuit_is_refused(
     run: Any, refused: Any, rules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurosym.cli import picture
+    from neurosym.circuits.formats import picture
 
-    monkeypatch.setattr(picture, "MOST_NODES", 3)
-    refused(run("compile", rules, "--picture", tmp_path / "x.dot"), "--picture", "too many to draw")
+    for name, limit in (("x.dot", "MOST_DOT_NODES"), ("x.svg", "MOST_SVG_NODES")):
+        monkeypatch.setattr(picture, limit, 3)
+        for option in ("--picture", "--out"):
+            refused(run("compile", rules, option, tmp_path / name), option, "too many to draw")
+    assert not (tmp_path / "x.svg").exists()
     assert not (tmp_path / "x.dot").exists()
 
 
@@ -112,6 +116,46 @@ def test_out_reads_back(run: Any, rules: Path, tmp_path: Path) -> None:
     p = torch.rand(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = circuits.marginals(circuits.load(path), p)
     torch.testing.assert_close(found, circuits.marginals(KnowledgeBase.from_yaml(rules), p))
+
+
+@pytest.mark.parametrize("circuit", ["rules", "exclusive"])
+def test_out_as_nnf_is_the_circuit_of_all_predicates(run: Any, refused: Any, rules: Path, circuit: str) -> None:
+    """At weights 1 its value is the sum over all worlds of exp(-weights of the violated rules)."""
+    from neurosym.circuits.formats.nnf import read_nnf
+    from neurosym.logic import KnowledgeBase, evaluate
+
+    path = rules.parent / "c.nnf"
+    if circuit == "rules":
+        refused(run("compile", rules, "--out", path), "2 circuits", "--circuit exclusive")
+        rules.write_text(RULES[: RULES.index("circuits:")])
+    ran = run("compile", rules, "--circuit", circuit, "--out", path, "--json")
+    assert json.loads(ran.out)["files"] == {"circuit": str(path)}
+    kb = KnowledgeBase.from_yaml(rules)
+    expected = 0.0
+    for values in itertools.product((False, True), repeat=kb.num_predicates):
+        world = dict(zip(kb.predicates, values, strict=True))
+        if all(g.holds(world) for g in kb.groups) and (circuit == "rules" or sum(values[:3]) == 1):
+            expected += math.exp(-sum(0.0 if evaluate(r.formula, world) else r.weight for r in kb.rules))
+    found = read_nnf(path)
+    assert found.num_variables == kb.num_predicates
+    assert "c variable 5 triangle" in path.read_text()
+    values_of: list[float] = []
+    for node in range(found.num_nodes):
+        kids = [values_of[child] for child in found.children_of(node)]
+        kind = int(found.kind[node])
+        values_of.append((1.0, math.exp(found.log_constant[node]), math.prod(kids), sum(kids))[kind])
+    assert values_of[-1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_svg(run: Any, rules: Path, tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    ran = run("compile", rules, "--picture", tmp_path / "x.svg", "--out", tmp_path / "y.svg")
+    assert ran.code == 0, ran.err
+    text = (tmp_path / "x.svg").read_text()
+    assert text == (tmp_path / "y.svg").read_text()
+    words = [element.text for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"shape (beta 0.5)", "colour (beta 0.5)", "octagon", "¬red", "+", "×"} <= set(words)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +188,7 @@ def test_bad_rules(run: Any, refused: Any, tmp_path: Path, text: str, parts: tup
         (("R", "--max-nodes", "0"), ("--max-nodes",)),
         (("R", "--max-nodes", "5"), ("compilation stopped",)),
         (("R", "--out", "c.txt"), ("--out c.txt", ".npz")),
-        (("R", "--picture", "x.svg"), ("--picture x.svg", ".dot")),
+        (("R", "--picture", "x.png"), ("--picture x.png", ".dot, .gv, .svg")),
         (("R", "--out", "no/such/c.npz"), ("no such folder",)),
         (("R", "--out", "DIR"), ("is a folder",)),
     ],
