@@ -45,47 +45,165 @@ if TYPE_CHECKING:
     from neurosym.circuits.learning.semantic_layer import SemanticLayer as SemanticLayer
     from neurosym.circuits.learning.semantic_loss import SemanticLoss as SemanticLoss
     from neurosym.circuits.learning.semantic_loss import semantic_loss as semantic_loss
+    from neurosym.circuits.queries.algebraic import evaluate_semiring as evaluate_semiring
+    from neurosym.circuits.queries.exact import SemiringDerivatives as SemiringDerivatives
+    from neurosym.circuits.queries.exact import circuit_exact_marginals as circuit_exact_marginals
+    from neurosym.circuits.queries.exact import circuit_exact_wmc as circuit_exact_wmc
+    from neurosym.circuits.queries.exact import exact_marginals as exact_marginals
+    from neurosym.circuits.queries.exact import exact_wmc as exact_wmc
+    from neurosym.circuits.queries.exact import model_count as model_count
+    from neurosym.circuits.queries.exact import semiring_derivatives as semiring_derivatives
+    from neurosym.circuits.queries.information import circuit_cross_entropy as circuit_cross_entropy
+    from neurosym.circuits.queries.information import circuit_entropy as circuit_entropy
+    from neurosym.circuits.queries.information import circuit_joint_distribution as circuit_joint_distribution
+    from neurosym.circuits.queries.information import circuit_kl_divergence as circuit_kl_divergence
+    from neurosym.circuits.queries.information import circuit_mutual_information as circuit_mutual_information
+    from neurosym.circuits.queries.information import cross_entropy as cross_entropy
+    from neurosym.circuits.queries.information import entropy as entropy
+    from neurosym.circuits.queries.information import joint_distribution as joint_distribution
+    from neurosym.circuits.queries.information import kl_divergence as kl_divergence
+    from neurosym.circuits.queries.information import mutual_information as mutual_information
+    from neurosym.circuits.queries.joined import part_circuit as part_circuit
+    from neurosym.circuits.queries.kbest import KBest as KBest
+    from neurosym.circuits.queries.kbest import circuit_k_best as circuit_k_best
+    from neurosym.circuits.queries.kbest import k_best as k_best
+    from neurosym.circuits.queries.linear import circuit_covariance as circuit_covariance
+    from neurosym.circuits.queries.linear import circuit_expectation as circuit_expectation
+    from neurosym.circuits.queries.linear import covariance as covariance
+    from neurosym.circuits.queries.linear import expectation as expectation
+    from neurosym.circuits.queries.linear import variance as variance
+    from neurosym.circuits.queries.sampling import circuit_log_evidence as circuit_log_evidence
+    from neurosym.circuits.queries.sampling import circuit_log_probability as circuit_log_probability
+    from neurosym.circuits.queries.sampling import circuit_log_weight as circuit_log_weight
+    from neurosym.circuits.queries.sampling import circuit_mpe as circuit_mpe
+    from neurosym.circuits.queries.sampling import circuit_sample as circuit_sample
+    from neurosym.circuits.queries.semirings import BOOLEAN as BOOLEAN
+    from neurosym.circuits.queries.semirings import COUNTING as COUNTING
+    from neurosym.circuits.queries.semirings import COUNTING_TO_BOOLEAN as COUNTING_TO_BOOLEAN
+    from neurosym.circuits.queries.semirings import COUNTING_TO_RATIONAL as COUNTING_TO_RATIONAL
+    from neurosym.circuits.queries.semirings import DUAL as DUAL
+    from neurosym.circuits.queries.semirings import INTERVAL as INTERVAL
+    from neurosym.circuits.queries.semirings import LOG as LOG
+    from neurosym.circuits.queries.semirings import LOG_TO_MAX_LOG as LOG_TO_MAX_LOG
+    from neurosym.circuits.queries.semirings import LOG_TO_REAL as LOG_TO_REAL
+    from neurosym.circuits.queries.semirings import MAX_LOG as MAX_LOG
+    from neurosym.circuits.queries.semirings import MAX_PRODUCT as MAX_PRODUCT
+    from neurosym.circuits.queries.semirings import MAX_PRODUCT_TO_MAX_LOG as MAX_PRODUCT_TO_MAX_LOG
+    from neurosym.circuits.queries.semirings import MIN_PLUS as MIN_PLUS
+    from neurosym.circuits.queries.semirings import RATIONAL as RATIONAL
+    from neurosym.circuits.queries.semirings import RATIONAL_TO_REAL as RATIONAL_TO_REAL
+    from neurosym.circuits.queries.semirings import REAL as REAL
+    from neurosym.circuits.queries.semirings import REAL_TO_BOOLEAN as REAL_TO_BOOLEAN
+    from neurosym.circuits.queries.semirings import REAL_TO_INTERVAL as REAL_TO_INTERVAL
+    from neurosym.circuits.queries.semirings import REAL_TO_LOG as REAL_TO_LOG
+    from neurosym.circuits.queries.semirings import REAL_TO_MAX_PRODUCT as REAL_TO_MAX_PRODUCT
+    from neurosym.circuits.queries.semirings import REAL_TO_RATIONAL as REAL_TO_RATIONAL
+    from neurosym.circuits.queries.semirings import Morphism as Morphism
+    from neurosym.circuits.queries.semirings import Semiring as Semiring
+    from neurosym.circuits.queries.semirings import dual as dual
+    from neurosym.circuits.queries.worlds import MostProbable as MostProbable
     from neurosym.circuits.queries.worlds import conditionals as conditionals
+    from neurosym.circuits.queries.worlds import log_evidence as log_evidence
+    from neurosym.circuits.queries.worlds import log_probability as log_probability
     from neurosym.circuits.queries.worlds import log_wmc as log_wmc
     from neurosym.circuits.queries.worlds import mpe as mpe
     from neurosym.circuits.queries.worlds import sample as sample
 
 _NAMES = {
+    "BOOLEAN": "queries.semirings",
     "Bounds": "boxes.bounds",
+    "COUNTING": "queries.semirings",
+    "COUNTING_TO_BOOLEAN": "queries.semirings",
+    "COUNTING_TO_RATIONAL": "queries.semirings",
     "Circuit": "circuit",
     "CircuitLayer": "layer",
     "CompileLimit": "errors",
     "CompiledKnowledge": "component",
     "Component": "component",
+    "DUAL": "queries.semirings",
     "EmFit": "learning.psdd",
     "Factor": "factors",
+    "INTERVAL": "queries.semirings",
     "InconsistentEvidence": "errors",
+    "KBest": "queries.kbest",
+    "LOG": "queries.semirings",
+    "LOG_TO_MAX_LOG": "queries.semirings",
+    "LOG_TO_REAL": "queries.semirings",
     "LearnableRules": "learning.rule_weights",
+    "MAX_LOG": "queries.semirings",
+    "MAX_PRODUCT": "queries.semirings",
+    "MAX_PRODUCT_TO_MAX_LOG": "queries.semirings",
+    "MIN_PLUS": "queries.semirings",
+    "Morphism": "queries.semirings",
+    "MostProbable": "queries.worlds",
     "PSDD": "learning.psdd",
     "ParametricCircuit": "learning.parametric_circuit",
     "ParametricIR": "learning.parametric",
     "Part": "component",
+    "RATIONAL": "queries.semirings",
+    "RATIONAL_TO_REAL": "queries.semirings",
+    "REAL": "queries.semirings",
+    "REAL_TO_BOOLEAN": "queries.semirings",
+    "REAL_TO_INTERVAL": "queries.semirings",
+    "REAL_TO_LOG": "queries.semirings",
+    "REAL_TO_MAX_PRODUCT": "queries.semirings",
+    "REAL_TO_RATIONAL": "queries.semirings",
     "SemanticLayer": "learning.semantic_layer",
     "SemanticLoss": "learning.semantic_loss",
+    "Semiring": "queries.semirings",
+    "SemiringDerivatives": "queries.exact",
     "WeightFit": "learning.rule_weights",
     "bounds": "boxes.bounds",
+    "circuit_covariance": "queries.linear",
+    "circuit_cross_entropy": "queries.information",
     "circuit_digest": "formats.arrays",
     "circuit_dot": "formats.picture",
+    "circuit_entropy": "queries.information",
+    "circuit_exact_marginals": "queries.exact",
+    "circuit_exact_wmc": "queries.exact",
+    "circuit_expectation": "queries.linear",
+    "circuit_joint_distribution": "queries.information",
+    "circuit_k_best": "queries.kbest",
+    "circuit_kl_divergence": "queries.information",
+    "circuit_log_evidence": "queries.sampling",
+    "circuit_log_probability": "queries.sampling",
+    "circuit_log_weight": "queries.sampling",
+    "circuit_mpe": "queries.sampling",
+    "circuit_mutual_information": "queries.information",
+    "circuit_sample": "queries.sampling",
     "circuit_svg": "formats.picture",
     "compile": "compile",
     "conditionals": "queries.worlds",
+    "covariance": "queries.linear",
+    "cross_entropy": "queries.information",
+    "dual": "queries.semirings",
+    "entropy": "queries.information",
+    "evaluate_semiring": "queries.algebraic",
+    "exact_marginals": "queries.exact",
+    "exact_wmc": "queries.exact",
+    "expectation": "queries.linear",
+    "joint_distribution": "queries.information",
+    "k_best": "queries.kbest",
+    "kl_divergence": "queries.information",
     "load": "formats.npz",
     "load_circuit": "formats.arrays",
+    "log_evidence": "queries.worlds",
+    "log_probability": "queries.worlds",
     "log_wmc": "queries.worlds",
     "marginals": "compile",
+    "model_count": "queries.exact",
     "mpe": "queries.worlds",
+    "mutual_information": "queries.information",
     "parametric_knowledge": "learning.parametric",
+    "part_circuit": "queries.joined",
     "read_nnf": "formats.nnf",
     "read_sdd": "formats.sdd",
     "sample": "queries.worlds",
     "save": "formats.npz",
     "save_circuit": "formats.arrays",
     "semantic_loss": "learning.semantic_loss",
+    "semiring_derivatives": "queries.exact",
+    "variance": "queries.linear",
     "with_edge_parameters": "learning.parametric",
     "write_nnf": "formats.nnf",
     "write_sdd": "formats.sdd",

@@ -5,6 +5,7 @@ Evidence is exact conditioning: the weight of the literal that contradicts it be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,11 @@ class Selection:
     def where(self) -> str:
         """The circuit in words."""
         return f"circuit {self.part.name!r}" + (" under the given evidence" if self.evidence else "")
+
+    @property
+    def void(self) -> float:
+        """NaN if a rule without predicates rules out every world, otherwise 0: added to answers."""
+        return math.nan if self.part.log_constant == -math.inf else 0.0
 
     def refuse(self, empty: Tensor) -> None:
         """Raise for the first true entry of ``empty`` (bool[...], rows without a world).

@@ -11,7 +11,6 @@ weight is exactly 0 the derivative of its own log is left out of the gradient (t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import product
@@ -131,8 +130,8 @@ def circuit_cross_entropy(
     Raises:
         InputError: wrong weights.
     """
-    weights = _pair(circuit, (pos, neg, other_pos, other_neg))
-    return _cross_entropy(circuit, (*weights[:2], log_constants), (*weights[2:], other_log_constants))
+    a, b, c, d = _pair(circuit, (pos, neg, other_pos, other_neg))
+    return _cross_entropy(circuit, (a, b, log_constants), (c, d, other_log_constants))
 
 
 def circuit_kl_divergence(
@@ -145,8 +144,8 @@ def circuit_kl_divergence(
     other_log_constants: Tensor | None = None,
 ) -> Tensor:
     """KL(P, Q) = E_P[log P - log Q] in nats, float64[...]; arguments, inf and NaN as in :func:`circuit_cross_entropy`."""
-    weights = _pair(circuit, (pos, neg, other_pos, other_neg))
-    return _divergence(circuit, (*weights[:2], log_constants), (*weights[2:], other_log_constants))
+    a, b, c, d = _pair(circuit, (pos, neg, other_pos, other_neg))
+    return _divergence(circuit, (a, b, log_constants), (c, d, other_log_constants))
 
 
 def circuit_joint_distribution(
@@ -171,6 +170,25 @@ def circuit_joint_distribution(
     known[:, list(variables)] = states
     log_joint = circuit.log_wmc(*clamp(pos[..., None, :], neg[..., None, :], known))
     return torch.exp(log_joint - circuit.log_wmc(pos, neg)[..., None]).reshape(*pos.shape[:-1], *(2,) * k)
+
+
+def circuit_mutual_information(
+    circuit: Circuit,
+    pos: Tensor,
+    neg: Tensor,
+    first: Sequence[int],
+    second: Sequence[int],
+    *,
+    evidence: Tensor | None = None,
+) -> Tensor:
+    """Mutual information of two sets of variables in nats, float64[...]; differentiable; 2^k evaluations for k in all.
+
+    A variable in both sets counts with its entropy. Arguments and errors as for :func:`circuit_joint_distribution`.
+    """
+    every = list(dict.fromkeys([*first, *second]))
+    table = circuit_joint_distribution(circuit, pos, neg, every, evidence=evidence)
+    first_axes, second_axes = ([every.index(v) for v in side] for side in (first, second))
+    return table_information(table, first_axes, second_axes, len(every))
 
 
 @lru_cache(maxsize=1)
@@ -215,7 +233,7 @@ def entropy(
         InconsistentEvidence: no world of positive probability.
     """
     chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
-    total = chosen.pos.new_full(chosen.pos.shape[:-1], _void(chosen))
+    total = chosen.pos.new_full(chosen.pos.shape[:-1], chosen.void)
     for unit, take, add in pieces(chosen):
         total = total + add(_entropy(unit, (take(chosen.pos), take(chosen.neg), None)))
     chosen.refuse(total.isnan())
@@ -268,16 +286,11 @@ def _compare(
     of, under = (prepare(knowledge, p, circuit, class_kind, part, evidence) for p in weightings)
     shape = torch.broadcast_shapes(of.pos.shape, under.pos.shape)
     a, b = ([w.expand(shape) for w in (s.pos, s.neg)] for s in (of, under))
-    total = a[0].new_full(shape[:-1], _void(of))
+    total = a[0].new_full(shape[:-1], of.void)
     for unit, take, add in pieces(of):
         total = total + add(measure(unit, (take(a[0]), take(a[1]), None), (take(b[0]), take(b[1]), None)))
     of.refuse(total.isnan())
     return total.to(of.dtype)
-
-
-def _void(chosen: Selection) -> float:
-    """NaN if a rule without predicates rules out every world, otherwise 0."""
-    return math.nan if chosen.part.log_constant == -math.inf else 0.0
 
 
 def joint_distribution(
@@ -304,7 +317,7 @@ def joint_distribution(
     if len(ids) > MAX_JOINT or len(set(ids)) < len(ids):
         raise InputError(f"joint distribution of {list(predicates)}: name up to {MAX_JOINT} different predicates")
     batch, k = chosen.pos.shape[:-1], len(ids)
-    table = chosen.pos.new_full((*batch, *(1,) * k), 1.0 + _void(chosen))
+    table = chosen.pos.new_full((*batch, *(1,) * k), 1.0 + chosen.void)
     for component in chosen.part.components:
         own = [i for i, v in enumerate(ids) if v in component.variables]
         found = circuit_joint_distribution(
@@ -346,7 +359,8 @@ def mutual_information(
     sides = [[side] if isinstance(side, str) else list(side) for side in (first, second)]
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
     table = joint_distribution(knowledge, p, names, circuit, class_kind, part=part, evidence=evidence)
-    return table_information(table, *([names.index(name) for name in set(side)] for side in sides), len(names))
+    first_axes, second_axes = ([names.index(name) for name in side] for side in sides)
+    return table_information(table, first_axes, second_axes, len(names))
 
 
 def table_information(table: Tensor, first: Sequence[int], second: Sequence[int], k: int) -> Tensor:

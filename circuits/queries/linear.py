@@ -7,7 +7,6 @@ backward pass of the marginals gives the covariances of S with all predicates.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, working
-from neurosym.circuits.queries.evidence import Evidence, Selection, circuit_weights, prepare
+from neurosym.circuits.queries.evidence import Evidence, circuit_weights, prepare
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
 
@@ -118,7 +117,7 @@ def expectation(
     """
     chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
     given = _coefficients(_base(knowledge), coefficients).to(chosen.pos)
-    total = chosen.pos.new_full(chosen.pos.shape[:-1], _void(chosen))
+    total = chosen.pos.new_full(chosen.pos.shape[:-1], chosen.void)
     for component in chosen.part.components:
         take = component.columns.take
         total = total + (component.marginals(take(chosen.pos), take(chosen.neg)) * take(given)).sum(dim=-1)
@@ -149,7 +148,7 @@ def covariance(
     v = pos.shape[-1]
     rows = None if coefficients is None else _check_width(coefficients, v).detach().to(pos)
     k = v if rows is None else rows.shape[0]
-    total = pos.new_full((*pos.shape[:-1], k, k), _void(chosen))
+    total = pos.new_full((*pos.shape[:-1], k, k), chosen.void)
     for component in chosen.part.components:
         take = component.columns.take
         own = circuit_covariance(component.circuit, take(pos), take(neg), None if rows is None else take(rows))
@@ -188,8 +187,3 @@ def variance(
     row = _coefficients(_base(knowledge), coefficients)
     found = covariance(knowledge, p, row.reshape(1, -1), circuit, class_kind, part=part, evidence=evidence)
     return found[..., 0, 0].clamp_min(0.0)
-
-
-def _void(chosen: Selection) -> float:
-    """NaN if a rule without predicates rules out every world, otherwise 0."""
-    return math.nan if chosen.part.log_constant == -math.inf else 0.0
