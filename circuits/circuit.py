@@ -153,8 +153,8 @@ class Circuit:
             if constants.ndim > 1:
                 rows = torch.broadcast_shapes(shape[:-1], constants.shape[:-1])
                 shape = torch.Size((*rows, m))
-                constants = constants.expand(*rows, self.num_constants).reshape(-1, self.num_constants).contiguous()
-        flat = [w.to(self._precision(w.device)).expand(shape).reshape(-1, m).contiguous() for w in (pos, neg)]
+                constants = constants.expand(*rows, self.num_constants).reshape(rows.numel(), self.num_constants).contiguous()
+        flat = [w.to(self._precision(w.device)).expand(shape).reshape(shape[:-1].numel(), m).contiguous() for w in (pos, neg)]
         return Weights(flat[0], flat[1], constants), shape
 
     def _own_constants(self, device: torch.device) -> Tensor:

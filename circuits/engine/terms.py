@@ -4,7 +4,7 @@ With w(T_kv) the weight of variable v in term k (positive literal, negative lite
 
     log Z = logsumexp_k (c_k + sum_v log w(T_kv)),
 
-one matrix product. Each variable gets its most common state as base, so that most of the K x m entries drop out. With
+a matrix product or two: the most common state is the base and only the differences from it are multiplied. With
 share_k = exp(log term_k - log Z), the mass of a state of v is the sum of the shares of the terms in that state, and
 
     dZ/dpos_v / Z = mass(v true) / pos_v + mass(v free) / (pos_v + neg_v).
@@ -25,21 +25,43 @@ from neurosym.circuits.engine.kernel import Weights
 
 TRUE, FALSE, FREE = 1, 0, -1
 STATES = (TRUE, FALSE, FREE)
-CHUNK_VALUES = 1 << 20
+Mass = tuple[slice, Tensor]
+"""Some neighbouring variables, and their column of masses, [B, number of them]."""
+CHUNK_VALUES = 1 << 17
 """Entries of the largest table (rows x terms or rows x columns) worked on at once."""
 
 
 @dataclass(frozen=True)
-class _Matrices:
-    """On one device, in one dtype: ``moves`` [J, K] of states other than the base, ``full`` [F, K] of all states."""
+class _State:
+    """A state on one device, in one dtype: ``matrix`` [hi - lo, K] tells the terms with that state of variable lo..hi.
 
-    moves: Tensor
-    full: Tensor
+    Variables outside the range never have the state: with the classes first, one-way rules leave most columns out.
+    """
+
+    lo: int
+    hi: int
+    matrix: Tensor
+    transposed: Tensor
+
+    def take(self, x: Tensor) -> Tensor:
+        """The columns of the range."""
+        return x[:, self.lo : self.hi]
+
+
+@dataclass(frozen=True)
+class _Matrices:
+    """The three states (None where no term has it), inside ``rest`` or everywhere, and the terms' log constants."""
+
+    rest: tuple[_State | None, _State | None, _State | None]
+    states: tuple[_State | None, _State | None, _State | None]
     constant: Tensor
 
 
 class TermMatrix:
     """Evaluation of K disjoint terms over m variables.
+
+    A run of variables at either end of which each is true in one term only and false in the others (classes) needs no
+    matrix: its logarithms are added to those terms.
 
     Args:
         terms: int8[K, m]; 1 true, 0 false, -1 free.
@@ -48,72 +70,149 @@ class TermMatrix:
 
     def __init__(self, terms: NDArray[np.int8], log_constants: NDArray[np.float64] | None = None) -> None:
         self.num_terms, self.num_variables = terms.shape
-        self.log_constants = np.zeros(self.num_terms) if log_constants is None else log_constants
-        indicator = np.stack([terms == state for state in STATES])
-        counts = indicator.sum(axis=1)
-        self.base = counts.argmax(axis=0)
-        moved = (counts > 0) & (np.arange(3)[:, None] != self.base)
-        self.move_state, self.move_variable = np.nonzero(moved)
-        self.full_state, self.full_variable = np.nonzero(counts > 0)
-        self._moves = indicator[self.move_state, :, self.move_variable]
-        self._full = indicator[self.full_state, :, self.full_variable]
-        self.uses_free = bool(counts[2].any())
+        constants = np.zeros(self.num_terms) if log_constants is None else log_constants
+        self.run, owners = _one_hot_run(terms)
+        order = np.concatenate([owners, np.setdiff1d(np.arange(self.num_terms), owners)])
+        self.terms, self.log_constants = terms[order], constants[order]
+        self.rest = slice(self.run.stop, self.num_variables) if self.run.start == 0 else slice(0, self.run.start)
+        counts = [int((self.terms[:, self.rest] == state).sum()) for state in STATES]
+        self.base = int(np.argmax(counts))
+        self.uses_free = counts[2] > 0
         self._made: dict[tuple[torch.device, torch.dtype], _Matrices] = {}
-        self._index: dict[torch.device, dict[str, Tensor]] = {}
 
     def _at(self, like: Tensor) -> _Matrices:
         key = (like.device, like.dtype)
         if key not in self._made:
-            moves, full = (torch.as_tensor(x).to(like) for x in (self._moves, self._full))
-            self._made[key] = _Matrices(moves, full, torch.as_tensor(self.log_constants).to(like))
+            inside = np.zeros(self.num_variables, dtype=bool)
+            inside[self.rest] = True
+            everywhere = np.ones(self.num_variables, dtype=bool)
+            (a, b, c), (d, e, f) = ([self._state(s, at, like) for s in STATES] for at in (inside, everywhere))
+            self._made[key] = _Matrices((a, b, c), (d, e, f), torch.as_tensor(self.log_constants).to(like))
         return self._made[key]
 
-    def _columns(self, device: torch.device) -> dict[str, Tensor]:
-        if device not in self._index:
-            m = self.num_variables
-            host = {
-                "move": self.move_state * m + self.move_variable,
-                "move_base": self.base[self.move_variable] * m + self.move_variable,
-                "base": self.base * m + np.arange(m),
-                "full": self.full_state * m + self.full_variable,
-            }
-            self._index[device] = {name: torch.as_tensor(x, device=device) for name, x in host.items()}
-        return self._index[device]
-
-    def _states(self, pos: Tensor, neg: Tensor) -> Tensor:
-        """Weights of all states, [B, 3m]: true, false, free (zeros where no term leaves anything free)."""
-        total = pos + neg if self.uses_free else torch.zeros_like(pos)
-        return torch.cat([pos, neg, total], dim=1)
+    def _state(self, state: int, at: NDArray[np.bool_], like: Tensor) -> _State | None:
+        has = (state == self.terms.T) & at[:, None]
+        used = np.flatnonzero(has.any(axis=1))
+        if not used.size:
+            return None
+        lo, hi = int(used[0]), int(used[-1]) + 1
+        matrix = torch.from_numpy(has[lo:hi].astype(np.float32)).to(like)
+        return _State(lo, hi, matrix, matrix.t().contiguous())
 
     def log_terms(self, pos: Tensor, neg: Tensor) -> Tensor:
-        """Log weight of every term, [B, K]; -inf where a literal of the term has weight 0."""
-        fixed, at = self._at(pos), self._columns(pos.device)
-        weights = self._states(pos, neg)
-        logs = weights.log()
-        used = logs.index_select(1, at["full"])
-        if bool((used == -torch.inf).any()):
-            zero = used == -torch.inf
-            found = used.masked_fill(zero, 0.0) @ fixed.full + fixed.constant
-            return found.masked_fill(zero.to(pos.dtype) @ fixed.full > 0, -torch.inf)
-        base = logs.index_select(1, at["base"])
-        moves = logs.index_select(1, at["move"]) - logs.index_select(1, at["move_base"])
-        return torch.addmm(fixed.constant, moves, fixed.moves) + base.sum(dim=1, keepdim=True)
+        """Log weight of every term, [B, K]; not finite in rows with weights too small (:meth:`log_terms_exact`)."""
+        fixed = self._at(pos)
+        total = pos + neg if self.uses_free else None
+        weights = (pos, neg, total)
+        base = weights[self.base]
+        assert base is not None
+        unit = base is total and is_one(base)
+        shift = log_product(neg[:, self.run])
+        out = fixed.constant + (shift if unit else shift + log_product(base[:, self.rest]))
+        for number, state in enumerate(fixed.rest):
+            weight = weights[number]
+            if number == self.base or state is None or weight is None:
+                continue
+            logs = state.take(weight).log() if unit else log_ratio(state.take(weight), state.take(base))
+            out.addmm_(logs, state.matrix)
+        length = self.run.stop - self.run.start
+        out[:, :length] += log_ratio(pos[:, self.run], neg[:, self.run])
+        return out
+
+    def log_terms_exact(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """The same for weights that may be 0: -inf for terms with such a literal."""
+        fixed = self._at(pos)
+        out = fixed.constant.expand(pos.shape[0], -1)
+        zeros = torch.zeros_like(out)
+        for weight, state in zip((pos, neg, pos + neg), fixed.states, strict=True):
+            if state is not None:
+                own = state.take(weight)
+                none = own <= 0
+                out = torch.addmm(out, own.log().masked_fill_(none, 0.0), state.matrix)
+                zeros = torch.addmm(zeros, none.to(pos.dtype), state.matrix)
+        return out.masked_fill(zeros > 0, -torch.inf)
 
     def rows(self, batch: int) -> int:
         """Rows worked on at once."""
-        return max(1, min(batch, CHUNK_VALUES // max(1, self.num_terms, 3 * self.num_variables)))
+        return max(1, min(batch, CHUNK_VALUES // max(1, self.num_terms, self.num_variables)))
 
-    def masses(self, share: Tensor) -> Tensor:
-        """Probability of each state of each variable from the shares of the terms (any [B, K]): [B, 3m]."""
-        fixed, at = self._at(share), self._columns(share.device)
-        out = share.new_zeros((share.shape[0], 3 * self.num_variables))
-        return out.index_copy_(1, at["full"], share @ fixed.full.t())
+    def masses(self, share: Tensor) -> tuple[list[Mass], list[Mass], list[Mass]]:
+        """Sum of the shares [B, K] of the terms in which a variable is true, false, free."""
+        fixed = self._at(share)
+        true, false, free = (
+            [] if s is None else [(slice(s.lo, s.hi), share @ s.transposed)]
+            for s in (fixed.rest[0], fixed.states[1], fixed.states[2])
+        )
+        if self.run.stop > self.run.start:
+            true.append((self.run, share[:, : self.run.stop - self.run.start]))
+        return true, false, free
 
     def expected(self, gain: Tensor, free_gain: Tensor) -> Tensor:
         """sum_v gain_v [v true in k] + free_gain_v [v free in k] for each term, [B, K]."""
-        fixed, at = self._at(gain), self._columns(gain.device)
-        grid = torch.cat([gain, torch.zeros_like(gain), free_gain], dim=1)
-        return grid.index_select(1, at["full"]) @ fixed.full
+        true, _, free = self._at(gain).states
+        out = gain.new_zeros((gain.shape[0], self.num_terms))
+        for weight, state in ((gain, true), (free_gain, free)):
+            if state is not None:
+                out = torch.addmm(out, state.take(weight), state.matrix)
+        return out
+
+
+def _one_hot_run(terms: NDArray[np.int8]) -> tuple[slice, NDArray[np.int64]]:
+    """The longest such run of variables at the start or the end, and the term of each of its variables."""
+    true = terms == TRUE
+    hot = (true.sum(axis=0) == 1) & ~(terms == FREE).any(axis=0)
+    owner = true.argmax(axis=0) if terms.shape[0] else np.zeros(terms.shape[1], dtype=np.int64)
+
+    def length(order: range) -> int:
+        seen: set[int] = set()
+        for count, v in enumerate(order):
+            if not hot[v] or int(owner[v]) in seen:
+                return count
+            seen.add(int(owner[v]))
+        return len(order)
+
+    m = terms.shape[1]
+    head, tail = length(range(m)), length(range(m - 1, -1, -1))
+    run = slice(0, head) if head >= tail else slice(m - tail, m)
+    return run, owner[run]
+
+
+def is_one(total: Tensor) -> bool:
+    """All entries are 1 up to rounding."""
+    slack = 4 * torch.finfo(total.dtype).eps
+    low, high = torch.aminmax(total)
+    return 1 - slack <= float(low) and float(high) <= 1 + slack
+
+
+def log_ratio(weight: Tensor, base: Tensor) -> Tensor:
+    """log(weight / base); one logarithm where the quotient is an ordinary number."""
+    ratio = weight / base
+    low, high = torch.aminmax(ratio) if ratio.numel() else (ratio.new_ones(()), ratio.new_ones(()))
+    tiny = torch.finfo(ratio.dtype).tiny
+    if float(low) > tiny and float(high) < 1 / tiny:
+        return ratio.log_()
+    return weight.log() - base.log()
+
+
+def log_product(x: Tensor) -> Tensor:
+    """log of the product over dim 1, [B, 1], with few logarithms; NaN in rows where a partial product underflows."""
+    for _ in range(3 if x.dtype == torch.float32 else 5):
+        if x.shape[1] < 2:
+            break
+        half = x.shape[1] // 2
+        joined = x[:, :half] * x[:, half : 2 * half]
+        if x.shape[1] % 2:
+            joined[:, 0] *= x[:, -1]
+        x = joined
+    if not x.shape[1]:
+        return x.new_zeros((x.shape[0], 1))
+    out = x.log().sum(dim=1, keepdim=True)
+    low, high = torch.aminmax(x)
+    tiny = torch.finfo(x.dtype).tiny
+    if float(low) > tiny and float(high) < 1 / tiny:
+        return out
+    fine = (x > tiny).all(dim=1, keepdim=True) & (x < 1 / tiny).all(dim=1, keepdim=True)
+    return torch.where(fine, out, torch.nan)
 
 
 class TermEvaluator:
@@ -130,76 +229,86 @@ class TermEvaluator:
         step = self.matrix.rows(weights.batch)
         return (slice(i, min(i + step, weights.batch)) for i in range(0, weights.batch, step))
 
-    def _shares(self, weights: Weights) -> tuple[Tensor, Tensor]:
-        """Shares of the terms [B, K] (NaN without a world), and log Z [B]."""
-        logs = self.matrix.log_terms(weights.pos, weights.neg)
-        top = logs.amax(dim=1, keepdim=True)
-        share = logs.sub_(top).exp_()
-        total = share.sum(dim=1, keepdim=True)
-        log_value = (total.log() + top)[:, 0]
-        return share.div_(total), torch.where(top[:, 0] == -torch.inf, top[:, 0], log_value)
-
     def log_value(self, weights: Weights) -> Tensor:
         """log Z, [B]."""
         out = weights.pos.new_empty(weights.batch)
         for rows in self._pieces(weights):
-            out[rows] = self.matrix.log_terms(weights.pos[rows], weights.neg[rows]).logsumexp(dim=1)
+            out[rows] = _log_sum(self.matrix.log_terms(weights.pos[rows], weights.neg[rows]))[1]
+        bad = ~out.isfinite()
+        if bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            for some in index.split(self.matrix.rows(index.numel())):
+                exact = self.matrix.log_terms_exact(weights.pos[some], weights.neg[some])
+                out[some] = exact.logsumexp(dim=1)
         return out
 
     def gradient(self, weights: Weights) -> Gradient:
         """log Z and its derivatives."""
-        out, m = empty_gradient(weights), self.matrix.num_variables
+        out = empty_gradient(weights)
         out.constants.zero_()
+        bad = torch.zeros(weights.batch, dtype=torch.bool, device=weights.pos.device)
         for rows in self._pieces(weights):
             part = weights.rows(rows)
-            share, out.log_value[rows] = self._shares(part)
-            mass = self.matrix.masses(share)
-            torch.div(mass[:, :m], part.pos, out=out.on[rows])
-            torch.div(mass[:, m : 2 * m], part.neg, out=out.off[rows])
-            if self.matrix.uses_free:
-                free = mass[:, 2 * m :] / (part.pos + part.neg)
-                out.on[rows] += free
-                out.off[rows] += free
-        bad = _unusable(weights) | (out.log_value == -torch.inf)
+            share, out.log_value[rows] = _log_sum(self.matrix.log_terms(part.pos, part.neg))
+            true, false, free = self.matrix.masses(share)
+            for masses, weight, grad in ((true, part.pos, out.on[rows]), (false, part.neg, out.off[rows])):
+                _divide(masses, weight, grad)
+            for at, mass in free:
+                mass = mass / (part.pos + part.neg)[:, at]
+                out.on[rows, at] += mass
+                out.off[rows, at] += mass
+            bad[rows] = _unusable(part)
+        bad |= ~out.log_value.isfinite()
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
             out.put(index, self.general.gradient(weights.rows(index)))
         return out
 
-    def log_derivatives(self, weights: Weights) -> Gradient:
-        """log Z and the logs of the derivatives of Z, from the circuit."""
-        return self.general.log_derivatives(weights)
-
     def marginals(self, weights: Weights) -> Tensor:
-        """P(x_j = 1), [B, m]."""
-        out, m = torch.empty_like(weights.pos), self.matrix.num_variables
+        """P(x_j = 1), [B, m]; NaN where no world is left."""
+        out = torch.empty_like(weights.pos)
+        bad = torch.zeros(weights.batch, dtype=torch.bool, device=weights.pos.device)
         for rows in self._pieces(weights):
             part = weights.rows(rows)
-            mass = self.matrix.masses(self._shares(part)[0])
-            out[rows] = mass[:, :m]
-            if self.matrix.uses_free:
-                total = part.pos + part.neg
-                out[rows] += mass[:, 2 * m :] * torch.where(total > 0, part.pos / total, 0.0)
+            share, value = _log_sum(self.matrix.log_terms(part.pos, part.neg))
+            out[rows], bad[rows] = self._posterior(part, share), ~value.isfinite()
+        if bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            for some in index.split(self.matrix.rows(index.numel())):
+                part = weights.rows(some)
+                share = _log_sum(self.matrix.log_terms_exact(part.pos, part.neg))[0]
+                out[some] = self._posterior(part, share)
+        return out
+
+    def _posterior(self, weights: Weights, share: Tensor) -> Tensor:
+        true, _, free = self.matrix.masses(share)
+        out = share.new_zeros(weights.pos.shape)
+        for at, mass in true:
+            out[:, at] = mass
+        for at, mass in free:
+            pos, total = weights.pos[:, at], (weights.pos + weights.neg)[:, at]
+            out[:, at] += mass * torch.where(total > 0, pos / total, 0.0)
         return out
 
     def marginals_gradient(self, weights: Weights, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient of sum_j gain_j P(x_j): the covariance of S = sum_j gain_j x_j with each leaf, over its weight."""
-        out, m = empty_gradient(weights), self.matrix.num_variables
+        out = empty_gradient(weights)
         out.constants.zero_()
+        bad = torch.zeros(weights.batch, dtype=torch.bool, device=weights.pos.device)
         for rows in self._pieces(weights):
             part, own = weights.rows(rows), gain[rows]
             total = part.pos + part.neg
             rho = part.pos / total
-            share, _ = self._shares(part)
+            share, value = _log_sum(self.matrix.log_terms(part.pos, part.neg))
             given = self.matrix.expected(own, own * rho)
             mean = (share * given).sum(dim=1, keepdim=True)
             moved = self.matrix.masses(share * (given - mean))
-            out.on[rows], out.off[rows] = moved[:, :m] / part.pos, moved[:, m : 2 * m] / part.neg
-            if self.matrix.uses_free:
-                free = self.matrix.masses(share)[:, 2 * m :]
-                out.on[rows] += (moved[:, 2 * m :] + own * (1 - rho) * free) / total
-                out.off[rows] += (moved[:, 2 * m :] - own * rho * free) / total
-        bad = _unusable(weights) | ~torch.isfinite(out.on).all(dim=1)
+            _divide(moved[0], part.pos, out.on[rows])
+            _divide(moved[1], part.neg, out.off[rows])
+            for (at, mass), (_, change) in zip(self.matrix.masses(share)[2], moved[2], strict=True):
+                out.on[rows, at] += (change + (own * (1 - rho))[:, at] * mass) / total[:, at]
+                out.off[rows, at] += (change - (own * rho)[:, at] * mass) / total[:, at]
+            bad[rows] = _unusable(part) | ~value.isfinite()
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
             on, off, _ = self.general.marginals_gradient(weights.rows(index), gain[index])
@@ -207,7 +316,25 @@ class TermEvaluator:
         return out.on, out.off, out.constants
 
 
+def _log_sum(logs: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares exp(log term - log Z), in place of ``logs`` [B, K], and log Z [B]; NaN without a world."""
+    top = logs.amax(dim=1, keepdim=True)
+    share = logs.sub_(top).exp_()
+    total = share.sum(dim=1, keepdim=True)
+    return share.div_(total), (total.log() + top)[:, 0]
+
+
+def _divide(masses: list[Mass], weight: Tensor, out: Tensor) -> None:
+    """Masses over weights, 0 for variables without a mass."""
+    if sum(at.stop - at.start for at, _ in masses) < out.shape[1]:
+        out.zero_()
+    for at, mass in masses:
+        torch.div(mass, weight[:, at], out=out[:, at])
+
+
 def _unusable(weights: Weights) -> Tensor:
     """Rows with a weight so small that a mass divided by it means nothing, bool[B]."""
     least = torch.finfo(weights.pos.dtype).tiny
-    return (torch.minimum(weights.pos, weights.neg) <= least).any(dim=1)
+    if weights.pos.numel() and float(torch.minimum(weights.pos.min(), weights.neg.min())) > least:
+        return torch.zeros(weights.batch, dtype=torch.bool, device=weights.pos.device)
+    return torch.minimum(weights.pos.amin(dim=1), weights.neg.amin(dim=1)) <= least
