@@ -288,21 +288,35 @@ def propagate_units(cnf: Cnf) -> Propagated:
     return Propagated(True, known_literals, replace(cnf, literals=cnf.literals[keep], offsets=_ends(kept)))
 
 
+def _labels(a: Ints, b: Ints, size: int) -> Ints:
+    """Smallest vertex of the connected component of each vertex: hooking roots to smaller ones, and pointer jumping."""
+    label = np.arange(size, dtype=np.int64)
+    while a.size:
+        low = np.minimum(a, b)
+        np.minimum.at(label, a, low)
+        np.minimum.at(label, b, low)
+        while True:
+            further = label[label]
+            if (further == label).all():
+                break
+            label = further
+        a, b = label[a], label[b]
+        between = a != b
+        a, b = a[between], b[between]
+    return label
+
+
 def components(cnf: Cnf) -> list[tuple[Ints, Cnf]]:
     """Connected components: (variables from 1, ascending; the clauses renumbered to 1..len(variables)).
 
     Variables in no clause belong to no component. Clauses must not be empty. Ordered by the smallest variable.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     if not cnf.num_clauses:
         return []
     variable = np.abs(cnf.literals)
     first = variable[np.repeat(cnf.offsets[:-1], cnf.lengths)]
     size = cnf.num_variables + 1
-    graph = coo_array((np.ones(variable.size, dtype=np.int8), (first, variable)), shape=(size, size))
-    label = connected_components(graph, directed=False)[1].astype(np.int64)
+    label = _labels(first, variable, size)
     used = np.unique(variable)
     order = used[np.argsort(label[used], kind="stable")]
     cut = np.flatnonzero(np.diff(label[order])) + 1

@@ -13,12 +13,10 @@ the root, and edges are lines ``parent child literal literal ... 0``: the child,
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from numpy.typing import NDArray
 from neurosym.circuits.compilers import d4_worker
 from neurosym.circuits.compilers.arrays import ONE, ZERO, Draft, Ints, levels_of
 from neurosym.circuits.compilers.clauses import Cnf
+from neurosym.circuits.compilers.process import run_worker
 from neurosym.circuits.errors import CompileLimit
 from neurosym.circuits.ir import PRODUCT, SUM, CircuitIR
 from neurosym.errors import InputError
@@ -46,9 +45,17 @@ def d4_installed() -> bool:
 
 
 def compile_d4(
-    cnf: Cnf, *, max_seconds: float = 60.0, max_nodes: int = 2_000_000, memory_bytes: int = MEMORY_BYTES
+    cnf: Cnf,
+    *,
+    max_seconds: float = 60.0,
+    max_nodes: int = 2_000_000,
+    memory_bytes: int = MEMORY_BYTES,
+    stop: threading.Event | None = None,
 ) -> CircuitIR:
     """Smooth circuit of the clauses.
+
+    Args:
+        stop: gives up when it is set.
 
     Raises:
         InputError: py_d4 is not installed.
@@ -64,7 +71,7 @@ def compile_d4(
         (folder / "in.cnf").write_bytes(dimacs(cnf))
         problem = {"max_seconds": max(max_seconds, 0.0), "memory_bytes": memory_bytes, "max_edges": 8 * max_nodes}
         (folder / "problem.json").write_text(json.dumps(problem))
-        _run(folder, max_seconds, memory_bytes, stats)
+        _run(folder, max_seconds, memory_bytes, stats, stop)
         text = (folder / "out.nnf").read_bytes()
     ir = read_d4(text, cnf.num_variables)
     if ir.num_nodes > max_nodes:
@@ -78,34 +85,22 @@ def dimacs(cnf: Cnf) -> bytes:
     return f"p cnf {cnf.num_variables} {cnf.num_clauses}\n{body}".encode()
 
 
-def _run(folder: Path, max_seconds: float, memory_bytes: int, stats: dict[str, object]) -> None:
+def _run(
+    folder: Path, max_seconds: float, memory_bytes: int, stats: dict[str, object], stop: threading.Event | None
+) -> None:
     """Run the worker and turn its failures into :class:`CompileLimit`."""
-    command = [sys.executable, "-P", "-S", str(Path(d4_worker.__file__)), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
-    start = time.monotonic()
-    try:
-        if max_seconds <= 0:
-            raise subprocess.TimeoutExpired(command, max_seconds)
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=max_seconds,
-            check=False,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        stats["seconds"] = round(time.monotonic() - start, 2)
-        raise CompileLimit(f"the time limit of {max_seconds:.3g} s was reached", stats) from None
-    if done.returncode == 0:
+    done = run_worker(str(d4_worker.__file__), [str(folder)], max_seconds, stop)
+    if done.status == 0:
         return
-    stats["seconds"] = round(time.monotonic() - start, 2)
+    stats["seconds"] = round(done.seconds, 2)
+    if done.status is None:
+        why = "another component failed" if done.stopped else f"the time limit of {max_seconds:.3g} s was reached"
+        raise CompileLimit(why, stats)
     words = done.stderr.split()
-    if done.returncode == d4_worker.TOO_MANY_EDGES and words[2:3] == [b"edges"]:
+    if done.status == d4_worker.TOO_MANY_EDGES and words[2:3] == [b"edges"]:
         stats["edges"] = int(words[3])
         raise CompileLimit("the node limit was reached", stats)
-    raise CompileLimit(f"d4 stopped (status {done.returncode}, memory limit {memory_bytes >> 20} MiB)", stats)
+    raise CompileLimit(f"d4 stopped (status {done.status}, memory limit {memory_bytes >> 20} MiB)", stats)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +209,7 @@ def _scopes(nnf: _Nnf, beside: Words) -> Words:
     parents, children, sets = nnf.parents[order], nnf.children[order], beside[order]
     bounds = np.searchsorted(level[parents], np.arange(1, int(level.max(initial=0)) + 2))
     is_and = nnf.tags == ord("a")
-    for a, b in zip(bounds, bounds[1:], strict=False):
+    for a, b in itertools.pairwise(bounds):
         below = scope[children[a:b]]
         if (below & sets[a:b]).any():
             raise ValueError("a product is not decomposable")

@@ -11,11 +11,11 @@ itself. The search for other vtrees that pysdd does by default is off.
 
 from __future__ import annotations
 
+import heapq
 import json
-import os
-import subprocess
-import sys
+import math
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from neurosym.circuits.compilers import sdd_worker
+from neurosym.circuits.compilers.process import run_worker
 from neurosym.circuits.errors import CompileLimit
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitBuilder, CircuitIR, CircuitTooLarge
@@ -34,6 +35,8 @@ MEMORY_BYTES = 4 << 30
 """Address space of the compiler process."""
 COLLECT_ABOVE = 2_000_000
 """Garbage is collected when dead nodes reach this size: bounds memory between constraints."""
+MAX_FILL = 10_000_000
+"""Largest number of edges (both directions) of the graph while an order is sought: about a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,18 @@ class _Indicator:
     log_off: float
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """What the worker has to do, and its limits."""
+
+    predicates: int
+    constraints: int
+    max_seconds: float
+    max_nodes: int
+    memory_bytes: int
+    minimise_seconds: float
+
+
 def compile_sdd(
     factors: Sequence[Factor],
     variables: Sequence[int],
@@ -51,12 +66,20 @@ def compile_sdd(
     max_seconds: float = 60.0,
     max_nodes: int = 2_000_000,
     memory_bytes: int = MEMORY_BYTES,
+    minimise_seconds: float = 0.0,
+    stop: threading.Event | None = None,
 ) -> CircuitIR:
     """Circuit of the product of ``factors`` over ``variables`` (global ids, ascending).
+
+    Args:
+        minimise_seconds: search for a better vtree for so long when the diagram is finished (within ``max_seconds``
+            in all); 0 leaves the vtree as it was read off the rules.
+        stop: gives up when it is set.
 
     Raises:
         CompileLimit: time, memory or node limit; tells how many constraints were done.
     """
+    deadline = time.monotonic() + max_seconds
     local = {v: i + 1 for i, v in enumerate(variables)}
     indicators: dict[int, _Indicator] = {}
     constraints: list[tuple[int, list[Any]]] = []
@@ -69,22 +92,29 @@ def compile_sdd(
             body = ["=", ["v", indicators[number].variable], body]
         constraints.append((number, body))
     below = {number: indicator.variable for number, indicator in indicators.items()}
-    vtree, position = build_vtree(factors, variables, local, below)
+    vtree, position = build_vtree(factors, variables, local, below, deadline)
     # constraints low in the vtree first: intermediate results stay local
     constraints.sort(key=lambda c: -min((position[v] for v in factors[c[0]].scope), default=0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in.vtree").write_text(vtree)
-        problem = {
+        left = deadline - time.monotonic()
+        problem = _Problem(
+            len(local), len(constraints), left, max_nodes, memory_bytes, max(min(minimise_seconds, left), 0.0)
+        )
+        limits = {
             "constraints": [body for _, body in constraints],
-            "max_seconds": max(max_seconds, 0.0),
+            "max_seconds": max(left, 0.0),
             "max_nodes": max_nodes,
             "memory_bytes": memory_bytes,
             "collect_above": COLLECT_ABOVE,
+            "minimise_seconds": problem.minimise_seconds,
         }
-        (folder / "problem.json").write_text(json.dumps(problem))
-        _run(folder, max_seconds, max_nodes, memory_bytes, len(local), len(constraints))
-        sdd, tree = (folder / "out.sdd").read_text(), (folder / "out.vtree").read_text()
+        (folder / "problem.json").write_text(json.dumps(limits))
+        _run(problem, folder, stop)
+        better = (folder / "min.done").exists()
+        kind = "min" if better else "out"
+        sdd, tree = (folder / f"{kind}.sdd").read_text(), (folder / f"{kind}.vtree").read_text()
     weights = {indicator.variable: indicator.log_off for indicator in indicators.values()}
     try:
         return read_sdd(sdd, tree, len(local), weights, max_nodes)
@@ -93,40 +123,31 @@ def compile_sdd(
         raise CompileLimit("the node limit was reached", stats) from None
 
 
-def _run(
-    folder: Path, max_seconds: float, max_nodes: int, memory_bytes: int, predicates: int, constraints: int
-) -> None:
+def _run(problem: _Problem, folder: Path, stop: threading.Event | None) -> None:
     """Run the worker and turn its failures into :class:`CompileLimit`."""
-    # by path, and without this folder on the module path: the child starts in the time that pysdd takes
-    command = [sys.executable, "-P", str(Path(sdd_worker.__file__)), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
-    start = time.monotonic()
-    out: bytes | None
-    try:
-        if max_seconds <= 0:
-            raise subprocess.TimeoutExpired(command, max_seconds, output=b"")
-        done = subprocess.run(command, capture_output=True, timeout=max_seconds, check=False, env=environment)
-        out, code, error = done.stdout, done.returncode, done.stderr
-    except subprocess.TimeoutExpired as late:
-        out, code, error = late.output, None, b""
-    if code == 0:
+    done = run_worker(str(sdd_worker.__file__), [str(folder)], problem.max_seconds, stop)
+    # a run that ends while it minimises leaves the diagram that it had before
+    if done.status == 0 or (not done.stopped and (folder / "out.done").exists()):
         return
-    progress = [line.split() for line in (out or b"").decode(errors="replace").splitlines()]
+    progress = [line.split() for line in done.stdout.decode(errors="replace").splitlines()]
     last = next((line for line in reversed(progress) if len(line) == 3 and line[0] == "progress"), None)
     stats = {
-        "predicates": predicates,
-        "constraints": constraints,
+        "predicates": problem.predicates,
+        "constraints": problem.constraints,
         "constraints done": int(last[1]) if last else 0,
         "SDD size": int(last[2]) if last else 0,
-        "seconds": round(time.monotonic() - start, 2),
+        "seconds": round(done.seconds, 2),
     }
-    if code is None:
-        raise CompileLimit(f"the time limit of {max_seconds:.3g} s was reached", stats)
-    if code == sdd_worker.TOO_MANY_NODES:
-        raise CompileLimit(f"the limit of {max_nodes} nodes was reached", stats)
-    if b"ModuleNotFoundError" in error:
+    if done.stopped:
+        raise CompileLimit("another component failed", stats)
+    if done.status is None:
+        raise CompileLimit(f"the time limit of {problem.max_seconds:.3g} s was reached", stats)
+    if done.status == sdd_worker.TOO_MANY_NODES:
+        raise CompileLimit(f"the limit of {problem.max_nodes} nodes was reached", stats)
+    if b"ModuleNotFoundError" in done.stderr:
         raise CompileLimit("the SDD compiler is missing; install pysdd", stats)
-    raise CompileLimit(f"the SDD compiler stopped (status {code}, memory limit {memory_bytes >> 20} MiB)", stats)
+    memory = problem.memory_bytes >> 20
+    raise CompileLimit(f"the SDD compiler stopped (status {done.status}, memory limit {memory} MiB)", stats)
 
 
 def _encode(factor: Factor, local: Mapping[int, int]) -> list[Any]:
@@ -154,8 +175,12 @@ def _prefix(formula: Formula, ids: Mapping[str, int]) -> list[Any]:
     return ["=", left, right]
 
 
-def elimination_order(factors: Sequence[Factor], variables: Sequence[int]) -> list[int]:
-    """Minimum-degree order of the variables, the members of the largest group last."""
+def elimination_order(factors: Sequence[Factor], variables: Sequence[int], deadline: float = math.inf) -> list[int]:
+    """Minimum-degree order of the variables, the members of the largest group last.
+
+    Raises:
+        CompileLimit: the deadline (``time.monotonic``) has passed, or the graph becomes too dense.
+    """
     near: dict[int, set[int]] = {v: set() for v in variables}
     for factor in factors:
         for v in factor.scope:
@@ -165,20 +190,35 @@ def elimination_order(factors: Sequence[Factor], variables: Sequence[int]) -> li
     groups = [f for f in factors if f.group is not None]
     last = set(max(groups, key=lambda f: len(f.scope)).scope) if groups else set()
     order: list[int] = []
-    left = set(variables)
-    while left:
-        v = min(left, key=lambda u: (u in last, len(near[u]), u))
-        left.remove(v)
+    heap = [(v in last, len(around), v) for v, around in near.items()]
+    heapq.heapify(heap)
+    edges = sum(map(len, near.values()))
+    while heap:
+        _, degree, v = heapq.heappop(heap)
+        if v not in near or degree != len(near[v]):
+            continue  # an outdated entry; the right one is in the heap as well
         order.append(v)
         around = near.pop(v)
         for u in around:
+            before = len(near[u])
             near[u] |= around
             near[u] -= {u, v}
+            edges += len(near[u]) - before
+            if len(near[u]) != before:
+                heapq.heappush(heap, (u in last, len(near[u]), u))
+        if time.monotonic() > deadline or edges > MAX_FILL:
+            stats = {"variables": len(near) + len(order), "ordered": len(order), "edges": edges}
+            what = "memory" if edges > MAX_FILL else "time"
+            raise CompileLimit(f"the {what} limit was reached while looking for a vtree", stats)
     return order
 
 
 def build_vtree(
-    factors: Sequence[Factor], variables: Sequence[int], local: Mapping[int, int], indicators: Mapping[int, int]
+    factors: Sequence[Factor],
+    variables: Sequence[int],
+    local: Mapping[int, int],
+    indicators: Mapping[int, int],
+    deadline: float = math.inf,
 ) -> tuple[str, dict[int, int]]:
     """The vtree in libsdd's file format, and the depth-first position of each variable.
 
@@ -186,7 +226,7 @@ def build_vtree(
         local: SDD variable of each predicate.
         indicators: SDD variable of the indicator of each soft factor.
     """
-    order = elimination_order(factors, variables)
+    order = elimination_order(factors, variables, deadline)
     when = {v: i for i, v in enumerate(order)}
     beside: dict[int, list[int]] = {v: [] for v in variables}
     for number, factor in enumerate(factors):

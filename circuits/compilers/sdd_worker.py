@@ -74,9 +74,19 @@ def main(folder: Path) -> int:
             manager.garbage_collect()
         if result.size() > problem["max_nodes"]:
             return TOO_MANY_NODES
-    result.save(str(folder / "out.sdd").encode())
-    manager.vtree().save(str(folder / "out.vtree").encode())
+    _save(manager, result, folder, "out")
+    if problem["minimise_seconds"] > 0:
+        manager.set_vtree_search_time_limit(max(1, int(problem["minimise_seconds"])))
+        manager.minimize_limited()
+        _save(manager, result, folder, "min")
     return 0
+
+
+def _save(manager: Any, result: Any, folder: Path, name: str) -> None:
+    """Write the diagram and its vtree, then an empty file that says that both are complete."""
+    result.save(str(folder / f"{name}.sdd").encode())
+    manager.vtree().save(str(folder / f"{name}.vtree").encode())
+    (folder / f"{name}.done").touch()
 
 
 if __name__ == "__main__":

@@ -130,23 +130,24 @@ def _find_dense(cnf: Cnf, max_entries: int) -> DisjointTerms | None:
 
 def _relations(m: int, first: Ints, second: Ints) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Closed implications (reflexive) and exclusions among m variables, bool[m, m] each, from clauses of two literals."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     forward, backward = (first < 0) & (second > 0), (first > 0) & (second < 0)
     tail = np.concatenate([-first[forward], -second[backward]]) - 1
     head = np.concatenate([second[forward], first[backward]]) - 1
-    graph = coo_array((np.ones(tail.size, dtype=np.int8), (tail, head)), shape=(m, m))
-    count, label = connected_components(graph, connection="strong")
-    label = label.astype(np.int64)
-    edges = np.unique(label[tail] * count + label[head])
-    tail, head = edges // count, edges % count
-    tail, head = tail[tail != head], head[tail != head]
+    count, label = m, np.arange(m)
+    order, successors = _successors_first(count, tail, head)
+    if len(order) < m:  # a cycle: variables that imply each other become one
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        graph = coo_array((np.ones(tail.size, dtype=np.int8), (tail, head)), shape=(m, m))
+        count, label = connected_components(graph, connection="strong")
+        edges = np.unique(label[tail].astype(np.int64) * count + label[head])
+        edges = edges[edges // count != edges % count]
+        order, successors = _successors_first(count, edges // count, edges % count)
     both = (first < 0) & (second < 0)
     excluded = np.zeros((count, count), dtype=bool)
     excluded[label[-first[both] - 1], label[-second[both] - 1]] = True
     excluded |= excluded.T
-    order, successors = _successors_first(count, tail, head)
     implied = np.eye(count, dtype=bool)
     for v in order:
         if successors[v]:
@@ -156,11 +157,11 @@ def _relations(m: int, first: Ints, second: Ints) -> tuple[NDArray[np.bool_], ND
             if successors[v]:
                 excluded[v] |= np.logical_or.reduce(excluded[successors[v]], axis=0)
         excluded = np.ascontiguousarray(excluded.T)
-    return implied[label][:, label], excluded[label][:, label]
+    return (implied, excluded) if count == m else (implied[label][:, label], excluded[label][:, label])
 
 
 def _successors_first(count: int, tail: Ints, head: Ints) -> tuple[list[int], list[list[int]]]:
-    """A topological order of an acyclic graph, successors before predecessors, and the successors."""
+    """A topological order, successors before predecessors (short if there is a cycle), and the successors."""
     successors: list[list[int]] = [[] for _ in range(count)]
     predecessors: list[list[int]] = [[] for _ in range(count)]
     for a, b in zip(tail.tolist(), head.tolist(), strict=True):
