@@ -28,6 +28,12 @@ MAX_CALLS = 20_000
 """Largest number of different residual problems below the branches."""
 BRANCH_ABOVE = 5
 """Groups with more members than this are branched on instead of tabulated."""
+DEEP = 100
+"""Deeper circuits are compiled a second time in rounds: chains of n rules get depth 2 log2 n instead of 2 n."""
+ROUND_BAG = 3
+"""Bags up to this size count as equally good in rounds; a chain needs 3, with twice the nodes of plain elimination."""
+MAX_GROWTH = 4
+"""A shallower circuit may have so many times the edges: levels are steps one after the other, edges run in parallel."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,16 @@ class _Table:
 
 
 class _Eliminator:
-    def __init__(self, local: Mapping[int, int], max_nodes: int, deadline: float) -> None:
+    """Records an elimination.
+
+    Args:
+        smallest_bag: bags up to this size count as equally good, and variables that stand beside those just eliminated
+            come later among equals: the order proceeds in rounds of independent variables. 0 for plain minimum degree.
+    """
+
+    def __init__(self, local: Mapping[int, int], max_nodes: int, deadline: float, smallest_bag: int = 0) -> None:
         self.local = local
+        self.smallest_bag = smallest_bag
         self.builder = CircuitBuilder(max_nodes)
         self.deadline = deadline
         self.known: dict[tuple[Factor, ...], int] = {}
@@ -112,14 +126,16 @@ class _Eliminator:
             for v in table.scope:
                 neighbours[v].update(table.scope)
                 holding[v].append(table)
-        heap = [(len(near), v) for v, near in neighbours.items()]
+        rounds = dict.fromkeys(members, 0)
+        heap = [self._priority(neighbours[v], 0, v) for v in members]
         heapq.heapify(heap)
         done: set[int] = set()
         constants = []
         while heap:
-            degree, x = heapq.heappop(heap)
-            if x in done or degree != len(neighbours[x]):
-                continue
+            entry = heapq.heappop(heap)
+            x = entry[-1]
+            if x in done or entry != self._priority(neighbours[x], rounds[x], x):
+                continue  # an outdated entry; the right one is in the heap as well
             done.add(x)
             message = self._sum_out(x, holding[x])
             for table in holding.pop(x):
@@ -132,8 +148,15 @@ class _Eliminator:
                 holding[v].append(message)
                 neighbours[v] |= set(message.scope)
                 neighbours[v].discard(x)
-                heapq.heappush(heap, (len(neighbours[v]), v))
+                rounds[v] = max(rounds[v], rounds[x] + 1)
+                heapq.heappush(heap, self._priority(neighbours[v], rounds[v], v))
         return self.builder.conj(constants)
+
+    def _priority(self, bag: set[int], number: int, x: int) -> tuple[int, int, int, int]:
+        """Order of elimination of ``x``, whose table would have the variables ``bag``, in round ``number``."""
+        if not self.smallest_bag:
+            return (len(bag), 0, 0, x)
+        return (max(len(bag), self.smallest_bag), number, len(bag), x)
 
     def _sum_out(self, x: int, tables: Sequence[_Table]) -> _Table:
         bag = tuple(sorted(set().union(*(table.scope for table in tables)) - {x}))
@@ -211,10 +234,21 @@ def compile_elimination(
             budget is spent or the deadline (``time.monotonic``) has passed.
     """
     local = {v: i for i, v in enumerate(variables)}
-    work = _Eliminator(local, max_nodes, deadline)
     split = [piece for factor in factors for piece in split_hard_conjunction(factor)]
-    root = work.solve(split, variables)
-    return work.builder.finish(root, len(local))
+
+    def compiled(smallest_bag: int) -> CircuitIR:
+        work = _Eliminator(local, max_nodes, deadline, smallest_bag)
+        return work.builder.finish(work.solve(split, variables), len(local))
+
+    ir = compiled(0)
+    if ir.depth <= DEEP:
+        return ir
+    try:
+        other = compiled(ROUND_BAG)
+    except CircuitTooLarge:
+        return ir
+    better = 2 * other.depth <= ir.depth and other.num_edges <= MAX_GROWTH * ir.num_edges
+    return other if better else ir
 
 
 def split_hard_conjunction(factor: Factor) -> list[Factor]:
