@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neurosym.circuits.circuit import Circuit
-from neurosym.circuits.component import CompiledKnowledge
+from neurosym.circuits.component import CompiledKnowledge, working
 from neurosym.circuits.engine.logspace import trace, upward
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.ir import CircuitIR
@@ -151,8 +151,8 @@ class ParametricCircuit:
         Raises:
             InputError, InconsistentEvidence: as for :meth:`marginals`.
         """
-        values, shape = self._upward(log_parameters, evidence, maximise=True)
-        return trace(self.circuit.plan, values, None).reshape(*shape, self.num_variables)
+        (worlds,) = self._trace(log_parameters, evidence, None, 0)
+        return worlds
 
     def sample(
         self,
@@ -168,9 +168,7 @@ class ParametricCircuit:
         """
         if num_samples < 1:
             raise InputError(f"num_samples is {num_samples}; it must be at least 1")
-        values, shape = self._upward(log_parameters, evidence, maximise=False)
-        drawn = trace(self.circuit.plan, values, generator, repeats=num_samples)
-        return drawn.reshape(num_samples, *shape, self.num_variables)
+        return self._trace(log_parameters, evidence, generator, num_samples)
 
     def _weights(self, log_parameters: Tensor, evidence: Tensor | None) -> tuple[Tensor, Tensor]:
         """Literal weights [..., m] of the evidence for all rows."""
@@ -187,26 +185,34 @@ class ParametricCircuit:
         return pos, neg
 
     @torch.no_grad()
-    def _upward(self, log_parameters: Tensor, evidence: Tensor | None, maximise: bool) -> tuple[Tensor, torch.Size]:
-        """Log value (or best log value) of every node, [N+2, B], as :func:`trace` takes it; and the leading shape."""
+    def _trace(
+        self, log_parameters: Tensor, evidence: Tensor | None, generator: torch.Generator | None, repeats: int
+    ) -> Tensor:
+        """Best worlds (``repeats`` = 0) or samples, bool[max(repeats, 1), ..., m], some rows at a time."""
         pos, neg = self._weights(log_parameters, evidence)
-        shape = pos.shape[:-1]
-        plan = self.circuit.plan
+        shape, plan = pos.shape[:-1], self.circuit.plan
         log_pos, log_neg = (w.reshape(-1, self.num_variables).t().log() for w in (pos, neg))
-        constants = log_parameters.to(pos.dtype).expand(*shape, self.num_parameters).reshape(-1, self.num_parameters)
-        values = upward(plan, log_pos, log_neg, maximise, constants.t())
-        _refuse_violation(values[plan.num_nodes - 1])
-        return values, shape
+        constants = working(log_parameters).expand(*shape, self.num_parameters).reshape(-1, self.num_parameters).t()
+        batch = log_pos.shape[1]
+        step = plan.chunk_rows(max(batch, 1), log_pos.device)
+        pieces = [log_pos.new_zeros((max(repeats, 1), 0, self.num_variables), dtype=torch.bool)]
+        for first in range(0, batch, step):
+            part = slice(first, first + step)
+            values = upward(plan, log_pos[:, part], log_neg[:, part], repeats == 0, constants[:, part])
+            _refuse_violation(values[plan.num_nodes - 1], first)
+            worlds = trace(plan, values, generator, repeats)
+            pieces.append(worlds.reshape(max(repeats, 1), -1, self.num_variables))
+        return torch.cat(pieces, dim=1).reshape(max(repeats, 1), *shape, self.num_variables)
 
 
 def _literals(known: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights 1 of the literals that ``known`` allows, float64."""
-    return (known != 0).to(torch.float64), (known != 1).to(torch.float64)
+    """Weights 1 of the literals that ``known`` allows, in working precision."""
+    return working((known != 0).float()), working((known != 1).float())
 
 
 def _path_sum(log_parameters: Tensor, used: Tensor) -> Tensor:
     """Sum of the log parameters on each path; a parameter of 0 off the path does not count."""
-    return torch.where(used, log_parameters.to(torch.float64), 0.0).sum(dim=-1)
+    return torch.where(used, working(log_parameters), 0.0).sum(dim=-1)
 
 
 def _refuse_violation(log_value: Tensor, first: int = 0) -> None:

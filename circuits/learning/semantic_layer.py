@@ -68,6 +68,8 @@ class SemanticLayer(nn.Module):
             raise InputError(
                 f"the gate gives shape {tuple(scores.shape)}; its last dimension must be {self.model.num_parameters}"
             )
+        if scores.dtype in (torch.float16, torch.bfloat16):  # autocast: too coarse for a sum of logs
+            scores = scores.float()
         return self.model.normalise(scores + self.offset.to(scores))
 
     def log_likelihood(self, features: Tensor, labels: Tensor) -> Tensor:

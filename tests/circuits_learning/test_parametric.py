@@ -12,6 +12,7 @@ import torch
 
 from neurosym.circuits import Circuit, ParametricCircuit, compile, parametric_knowledge, with_edge_parameters
 from neurosym.circuits.compilers.sdd import compile_sdd
+from neurosym.circuits.engine import plan
 from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, SUM, CircuitBuilder, CircuitIR, check_properties
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
@@ -157,6 +158,20 @@ def test_queries_match_enumeration_for_shared_and_row_parameters(name: str) -> N
         q = mass[row] / mass[row].sum()
         assert (counts[q == 0] == 0).all()
         assert np.abs(counts / 3000 - q).max() < 5 * math.sqrt(0.25 / 3000)
+
+
+def test_large_batches_are_traced_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ParametricCircuit.build(HARD["branch"])
+    scores = torch.randn(100, model.num_parameters, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logs = model.normalise(scores)
+    whole = model.mpe(logs)
+    monkeypatch.setitem(plan.CHUNK_VALUES, "cpu", 1)
+    assert model.circuit.plan.chunk_rows(100, logs.device) < 100
+    torch.testing.assert_close(model.mpe(logs), whole)
+    draws = model.sample(logs, 400, generator=torch.Generator().manual_seed(1)).double()
+    assert draws.shape == (400, 100, 8)
+    assert (draws.mean(dim=0) - model.marginals(logs)).abs().max() < 5 * math.sqrt(0.25 / 400)
+    assert model.mpe(logs[:0]).shape == (0, 8)
 
 
 @pytest.mark.parametrize("name", ["hierarchy", "classes", "blocks"])

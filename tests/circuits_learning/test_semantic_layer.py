@@ -95,6 +95,16 @@ def test_gradient_reaches_the_features_exactly() -> None:
     assert torch.autograd.gradcheck(lambda z: layer(z), (x,))
 
 
+def test_autocast_keeps_the_distribution_normalised() -> None:
+    layer = layer_of("branch")
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logs = layer.log_parameters(x)
+    assert logs.dtype == torch.float32
+    sums = layer.model.parametric.group_sums(logs.exp())
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-6)
+
+
 def test_state_dict_holds_the_gate_alone_and_a_gate_may_be_given() -> None:
     layer = layer_of("hierarchy")
     assert sorted(layer.state_dict()) == ["gate.bias", "gate.weight"]
