@@ -26,7 +26,7 @@ from neurosym.circuits.boxes.box import ComponentBounds, WeightBox
 from neurosym.circuits.boxes.corners import MAX_DENSE, MAX_FREE, circuit_extrema, dense_extrema
 from neurosym.circuits.boxes.decoupled import antecedent_signs, decoupled_extrema
 from neurosym.circuits.boxes.exclusive_bounds import exclusive_extrema
-from neurosym.circuits.boxes.exclusive_form import exclusive_form
+from neurosym.circuits.boxes.exclusive_plan import exclusive_plan
 from neurosym.circuits.boxes.monotone import monotone_signs
 from neurosym.circuits.boxes.search import search_extrema
 from neurosym.circuits.boxes.simplex import tighten
@@ -130,9 +130,9 @@ def _component_extrema(
     exclusive = compiled.circuit == "exclusive" and component.variables[0] < compiled.kb.num_classes
     categorical = exclusive and compiled.class_kind == "categorical"
     if exclusive:
-        form = exclusive_form(component, compiled.kb.num_classes)
-        if form is not None:
-            found = exclusive_extrema(form, box, categorical)
+        plan = exclusive_plan(component, compiled.kb.num_classes)
+        if plan is not None:
+            found = exclusive_extrema(plan, box, categorical, budget)
             small = box.size <= MAX_DENSE and 1 << box.size <= budget
             if categorical or not small or bool(found.exact.all()):
                 return found

@@ -19,7 +19,7 @@ SUM_TOLERANCE = 1e-5
 """How far a box may miss the simplex: rows of a float32 softmax sum to 1 only up to rounding."""
 
 
-def _margin(classes: int) -> float:
+def simplex_margin(classes: int) -> float:
     """More than the rounding error of a sum of ``classes`` probabilities that is about 1."""
     return classes * 2.0**-51
 
@@ -52,7 +52,7 @@ def simplex_total(lower: Tensor, upper: Tensor) -> Tensor:
 def tighten(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest box around box and simplex, [n, K] twice."""
     total = simplex_total(lower, upper)[:, None]
-    margin = _margin(lower.shape[1])
+    margin = simplex_margin(lower.shape[1])
     low = torch.maximum(lower, (total - _others(upper) - margin).clamp_max(1.0))
     high = torch.minimum(upper, (total - _others(lower) + margin).clamp_min(0.0))
     # rounding may cross two ends that coincide
@@ -92,7 +92,7 @@ def extreme_share(lower: Tensor, upper: Tensor, log_ratio: Tensor, largest: bool
     """
     n, k = lower.shape
     total = simplex_total(lower, upper)[:, None]
-    margin = _margin(k) if largest else -_margin(k)
+    margin = simplex_margin(k) if largest else -simplex_margin(k)
     own = total - _others(lower if largest else upper) + margin
     own = (torch.minimum(upper, own) if largest else torch.maximum(lower, own)).clamp(0.0, 1.0)
     diagonal = torch.eye(k, dtype=torch.bool, device=lower.device)
@@ -101,3 +101,31 @@ def extreme_share(lower: Tensor, upper: Tensor, log_ratio: Tensor, largest: bool
     rest = fill(low, high, total - own - margin, log_ratio if largest else -log_ratio)
     terms = torch.where(rest > 0, rest.log() + log_ratio, -torch.inf).masked_fill(diagonal, -torch.inf)
     return torch.sigmoid(own.log() - torch.logsumexp(terms, dim=-1))
+
+
+def extreme_share_of(c: int, lower: Tensor, upper: Tensor, log_ratio: Tensor, largest: bool) -> Tensor:
+    """:func:`extreme_share` of one class for several vectors of ratios.
+
+    Args:
+        c: the class.
+        lower, upper: box of pi, float64[n, K], meeting the simplex (up to SUM_TOLERANCE).
+        log_ratio: log of T_d / T_c, float64[n, A, K].
+        largest: maximum, else minimum.
+
+    Returns:
+        float64[n, A].
+    """
+    k = lower.shape[1]
+    total = simplex_total(lower, upper)
+    margin = simplex_margin(k) if largest else -simplex_margin(k)
+    skip = torch.arange(k, device=lower.device) == c
+    low, high = lower.masked_fill(skip, 0.0), upper.masked_fill(skip, 0.0)
+    own = total - (low if largest else high).sum(dim=1) + margin
+    own = (torch.minimum(upper[:, c], own) if largest else torch.maximum(lower[:, c], own)).clamp(0.0, 1.0)
+    mass = (total - own - margin)[:, None].expand(log_ratio.shape[:2])
+    low, high = (x[:, None].expand(log_ratio.shape) for x in (low, high))
+    rest = fill(low, high, mass, log_ratio if largest else -log_ratio)
+    terms = torch.where(rest > 0, rest.log() + log_ratio, -torch.inf).masked_fill(skip, -torch.inf)
+    # a class of weight 0 at this corner has no share, whatever its rivals weigh
+    nothing = log_ratio[..., c] == torch.inf
+    return torch.where(nothing, 0.0, torch.sigmoid(own.log()[:, None] - torch.logsumexp(terms, dim=-1)))

@@ -78,9 +78,11 @@ def test_sign_condition_of_the_exclusive_circuit() -> None:
     categorical = bounds(same, *box, circuit="exclusive", class_kind="categorical")
     assert categorical.exact[:3].all()
     found = bounds(different, *box, circuit="exclusive", class_kind="categorical")
-    # b has rivals on both sides: neither end of q is best for all of them
-    assert found.exact[:3].tolist() == [True, False, True]
-    # independent sensors: all corners are looked at instead
+    # b has rivals on both sides: neither end of q is best for all of them, so both are tried
+    assert found.exact[:3].all()
+    alone = bounds(different, *box, circuit="exclusive", class_kind="categorical", budget=1)
+    assert alone.exact[:3].tolist() == [True, False, True]
+    assert (alone.lower[1] < found.lower[1]) | (alone.upper[1] > found.upper[1])
     assert bounds(different, *box, circuit="exclusive").exact.all()
     assert bounds(different, *box, circuit="exclusive", budget=1).exact[:3].tolist() == [True, False, True]
     form = exclusive_form(compile(different, "exclusive").parts[0].components[0], 3)
