@@ -201,7 +201,7 @@ def _amax1(x: Tensor) -> Tensor:
 
 
 REAL = Semiring(
-    "real", operator.add, operator.mul, 0.0, 1.0, _real_constant, add_all=_sum1, mul_all=lambda x: x.prod(1)
+    "real", operator.add, operator.mul, 0, 1, _real_constant, add_all=_sum1, mul_all=lambda x: x.prod(1)
 )
 """Numbers with + and *: the weighted model count. Works on tensors, floats, Fractions, ints."""
 LOG = Semiring(
@@ -210,7 +210,7 @@ LOG = Semiring(
 )  # fmt: skip
 """Logs of non-negative numbers: the log weighted model count."""
 MAX_PRODUCT = Semiring(
-    "max-product", _on(torch.maximum, max), operator.mul, 0.0, 1.0, _real_constant, True,
+    "max-product", _on(torch.maximum, max), operator.mul, 0, 1, _real_constant, True,
     add_all=_amax1, mul_all=lambda x: x.prod(1),
 )  # fmt: skip
 """Non-negative numbers with max and *: the weight of the best world."""
@@ -219,7 +219,7 @@ MAX_LOG = Semiring(
 )
 """Logs with max and + (tropical): the log weight of the best world."""
 MIN_PLUS = Semiring(
-    "min-plus", _on(torch.minimum, min), operator.add, math.inf, 0.0, lambda c: -c, True,
+    "min-plus", _on(torch.minimum, min), operator.add, math.inf, 0, lambda c: -c, True,
     add_all=lambda x: x.amin(dim=1), mul_all=_sum1,
 )  # fmt: skip
 """Costs with min and +: the cheapest world. With weights 1 for true and 0 for false: the fewest true predicates."""
