@@ -88,11 +88,20 @@ class ParametricCircuit:
         return torch.cat(pieces).reshape(*known.shape[:-1], self.num_parameters)
 
     def _flows(self, known: Tensor, first: int) -> Tensor:
-        found = self.circuit.log_derivatives(*_literals(known))
-        _refuse_violation(found.log_value, first)
-        if bool((found.log_value > 0.5).any()):
+        ones = torch.zeros(len(known), self.num_parameters, device=known.device)
+        counts, paths = self._slopes(*_literals(known), ones, first)
+        if bool((paths > 0.5).any()):
             raise InputError("the circuit counts a world twice (it is not deterministic); compile it with neurosym")
-        return found.log_constant > -0.5  # a count of paths: 0 or 1
+        return counts > 0.5
+
+    def _slopes(self, pos: Tensor, neg: Tensor, log_parameters: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """d log Z / d log theta [..., C], the posterior probability of each edge, and log Z [...]."""
+        leaf = working(log_parameters.detach()).expand(*pos.shape[:-1], self.num_parameters).requires_grad_()
+        with torch.enable_grad():
+            found = self.circuit.log_wmc(pos, neg, log_constants=leaf)
+            _refuse_violation(found, first)
+            (slopes,) = torch.autograd.grad(found.sum(), leaf)
+        return slopes, found.detach()
 
     def log_likelihood(self, log_parameters: Tensor, worlds: Tensor) -> Tensor:
         """log P(worlds), float[...]; unknown values are summed over; differentiable in the parameters.
@@ -141,9 +150,7 @@ class ParametricCircuit:
             InputError, InconsistentEvidence: as for :meth:`marginals`.
         """
         pos, neg = self._weights(log_parameters, evidence)
-        found = self.circuit.log_derivatives(pos, neg, log_constants=log_parameters)
-        _refuse_violation(found.log_value)
-        return torch.exp(log_parameters + found.log_constant - found.log_value[..., None]), found.log_value
+        return self._slopes(pos, neg, log_parameters)
 
     def mpe(self, log_parameters: Tensor, evidence: Tensor | None = None) -> Tensor:
         """Most probable world of each row, bool[..., m]; it always obeys the rules.
