@@ -60,10 +60,10 @@ def exclusive_extrema(plan: ExclusivePlan, box: WeightBox, categorical: bool, bu
     k, length = len(plan.form.classes), len(plan.form.concepts)
     for rows, part in box.chunks(CHUNK_VALUES // max(k * k, 2 * k * length, 1)):
         sensors = Sensors.of(plan.form, part)
-        ends = tuple(class_posteriors(plan, part, sensors, categorical, largest) for largest in (False, True))
+        ends = class_posteriors(plan, part, sensors, categorical)
         known = class_exact(plan, part.free[:, k:])
-        resolve_conflicts(plan, part, categorical, budget, (ends[0], ends[1]), known)
+        resolve_conflicts(plan, part, categorical, budget, ends, known)
         lower[rows, :k], upper[rows, :k], exact[rows, :k] = ends[0], ends[1], known
-        found = concept_bounds(plan, sensors, part, (ends[0], ends[1]), categorical)
+        found = concept_bounds(plan, sensors, part, ends, categorical)
         lower[rows, k:], upper[rows, k:], exact[rows, k:] = found
     return ComponentBounds(lower, upper, exact).where_possible(surely_possible(plan.form, box, categorical))

@@ -50,16 +50,19 @@ def _share(rival: Tensor, own: Tensor, ratio: Tensor, skip: Tensor) -> Tensor:
     return torch.sigmoid(-torch.logsumexp(terms, dim=-1))
 
 
-def class_posteriors(plan: ExclusivePlan, box: WeightBox, sensors: Sensors, categorical: bool, largest: bool) -> Tensor:
-    """One side of the class bounds, [n, K]."""
+def class_posteriors(plan: ExclusivePlan, box: WeightBox, sensors: Sensors, categorical: bool) -> tuple[Tensor, Tensor]:
+    """Both sides of the class bounds, [n, K] each."""
     k = len(plan.form.classes)
     low, high = (box.pos_lo[:, :k], box.neg_lo[:, :k]), (box.pos_hi[:, :k], box.neg_hi[:, :k])
-    ratio = log_ratios(plan, sensors, largest)
+    greatest, least = log_ratios(plan, sensors)
     if categorical:
-        return extreme_share(low[0], high[0], ratio, largest)
-    own, rival = (log_weight(*x) for x in ((high, low) if largest else (low, high)))
-    diagonal = torch.eye(k, dtype=torch.bool, device=ratio.device)
-    return _share(rival[:, None, :], own[:, :, None], ratio, diagonal)
+        return extreme_share(low[0], high[0], greatest, False), extreme_share(low[0], high[0], least, True)
+    bottom, top = log_weight(*low), log_weight(*high)
+    diagonal = torch.eye(k, dtype=torch.bool, device=greatest.device)
+    return (
+        _share(top[:, None, :], bottom[:, :, None], greatest, diagonal),
+        _share(bottom[:, None, :], top[:, :, None], least, diagonal),
+    )
 
 
 def class_exact(plan: ExclusivePlan, free: Tensor) -> Tensor:

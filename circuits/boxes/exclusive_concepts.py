@@ -89,14 +89,30 @@ def knapsack(plan: ExclusivePlan, sensors: Sensors, classes: tuple[Tensor, Tenso
     return (total + RELATIVE_SLACK).clamp_max(1.0) if largest else (total - RELATIVE_SLACK).clamp_min(0.0)
 
 
+def _corner_matrix(plan: ExclusivePlan, concept: int, largest: bool) -> Tensor:
+    """[2 F, K]: values of both ends times this are log G_c at the best corner of the other concepts, without bases."""
+    types = plan.types
+    up = ((plan.directions[concept] == 1) == largest).astype(np.int64)
+    made = np.zeros((2, types.concept.size, types.number.shape[0]))
+    c, at = np.nonzero(types.number >= 0)
+    keep = at != concept
+    c, at = c[keep], at[keep]
+    made[up[at], types.number[c, at], c] = 1.0
+    return torch.as_tensor(made.reshape(-1, types.number.shape[0]))
+
+
 def _corner_terms(plan: ExclusivePlan, sensors: Sensors, concept: int, largest: bool) -> Tensor:
     """log G_c at the best corner of the other concepts, [n, K]."""
+    base = torch.as_tensor(np.where(plan.form.dead, -np.inf, plan.form.base), device=sensors.log_pos.device)
+    values = sensors.values(plan)
+    if values is not None:
+        matrix = plan.cached(f"corner {concept} {largest}", lambda: _corner_matrix(plan, concept, largest))
+        return torch.addmm(base, values, matrix.to(values.device))
     single = sensors.single
     up = torch.as_tensor((plan.directions[concept] == 1) == largest, device=single.device)
     picked = torch.where(up, single[..., 1], single[..., 0])
     picked[:, :, concept] = 0.0
-    base = np.where(plan.form.dead, -np.inf, plan.form.base)
-    return picked.sum(dim=2) + torch.as_tensor(base, device=single.device)
+    return picked.sum(dim=2) + base
 
 
 def _independent(

@@ -58,6 +58,17 @@ class Sensors:
         value = torch.logaddexp(on + self.log_pos[:, None], off + self.log_neg[:, None])
         return torch.where((on == 0) & (off == 0), 0.0, value)
 
+    @cached_property
+    def _values(self) -> dict[int, Tensor | None]:
+        return {}
+
+    def values(self, plan: ExclusivePlan) -> Tensor | None:
+        """log of alpha q + beta (1 - q) of all types at both ends, [n, 2 F]; None where one is infinite."""
+        if id(plan) not in self._values:
+            found = plan.types.values(self).flatten(1)
+            self._values[id(plan)] = found if bool(torch.isfinite(found).all()) else None
+        return self._values[id(plan)]
+
     def block(self, block: Block, ends: Tensor) -> Tensor:
         """log of a (1 - u) + b u with member i at the end ``ends[t, i]``; [n, t]."""
         log_u = self.log_pos.new_zeros((self.log_pos.shape[0], ends.shape[0]))
@@ -219,17 +230,26 @@ def exclusive_plan(component: Component, num_classes: int) -> ExclusivePlan | No
     return known[num_classes]
 
 
-def log_ratios(plan: ExclusivePlan, sensors: Sensors, largest: bool) -> Tensor:
-    """log T_d / T_c at the ends of each pair, [n, K, K] indexed [row, c, d]; +inf where T_c = 0."""
+def log_ratios(plan: ExclusivePlan, sensors: Sensors) -> tuple[Tensor, Tensor]:
+    """log T_d / T_c at the ends of each pair, [n, K, K] indexed [row, c, d]: greatest, least; +inf where T_c = 0.
+
+    The greatest T_d / T_c is one over the least T_c / T_d, so one product serves both.
+    """
     device = sensors.log_pos.device
     n, k = sensors.log_pos.shape[0], len(plan.form.classes)
-    matrix = plan.matrix(largest, device)
-    if matrix is not None:
-        values = plan.types.values(sensors).reshape(n, -1)
-        if bool(torch.isfinite(values).all()):
-            ratio = (values @ matrix).view(n, k, k)
-            return ratio.add_(torch.as_tensor(plan.base_ratio, device=device))
+    matrix = plan.matrix(True, device)
+    values = None if matrix is None else sensors.values(plan)
+    if matrix is not None and values is not None:
+        least = (values @ matrix).view(n, k, k)
+        base = torch.as_tensor(plan.base_ratio, device=device)
+        return base - least.transpose(1, 2), least + base
+    return _added_up(plan, sensors, False), _added_up(plan, sensors, True)
+
+
+def _added_up(plan: ExclusivePlan, sensors: Sensors, largest: bool) -> Tensor:
+    """One side of :func:`log_ratios`, concept by concept."""
     form, single = plan.form, sensors.single
+    device, (n, k) = single.device, single.shape[:2]
     ends = [torch.as_tensor(x, device=device) for x in (plan.ends[largest].rival, plan.ends[largest].own)]
     base = torch.as_tensor(form.base, device=device)
     rival, own = base.expand(n, k, k).clone(), base[:, None].expand(n, k, k).clone()
