@@ -170,3 +170,8 @@ def circuit_weights(pos: Tensor, neg: Tensor, num_variables: int, evidence: Tens
     pos, neg = check_weights(pos, neg, num_variables)
     known = None if evidence is None else check_evidence(evidence, num_variables).to(pos.device)
     return clamp(pos, neg, known)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """[..., n] -> [B, n], also where n is 0."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -15,7 +15,7 @@ from torch import Tensor
 from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge
 from neurosym.circuits.ir import CONSTANT, CircuitIR
-from neurosym.circuits.queries.evidence import Evidence, circuit_weights, prepare
+from neurosym.circuits.queries.evidence import Evidence, as_rows, circuit_weights, prepare
 from neurosym.circuits.queries.joined import join
 from neurosym.circuits.queries.levels import Block, blocks, literal_rows, require_all_variables
 from neurosym.circuits.queries.sampling import check_count
@@ -67,7 +67,7 @@ def circuit_k_best(
     pos, neg = circuit_weights(pos, neg, ir.num_variables, evidence)
     batch = pos.shape[:-1]
     m = ir.num_variables
-    leaves = torch.cat([weight.reshape(-1, m) for weight in (pos, neg)], dim=1).log()
+    leaves = torch.cat([as_rows(pos), as_rows(neg)], dim=1).log()
     rows = max(1, CHUNK_RANKS // ((ir.num_edges + ir.num_nodes) * k))
     pieces = [_k_best(ir, piece, k) for piece in leaves.split(rows)]
     worlds = torch.cat([world for world, _ in pieces]).reshape(*batch, k, m)
@@ -127,7 +127,7 @@ def _k_best(ir: CircuitIR, leaves: Tensor, k: int) -> tuple[Tensor, Tensor]:
         _hand_down(step, merges, ranks, k)
     worlds = torch.zeros((2 * ir.num_variables, batch * k), dtype=torch.bool, device=device)
     worlds[rows] = ranks[nodes] >= 0
-    return worlds[: ir.num_variables].t().reshape(batch, k, -1), weight
+    return worlds[: ir.num_variables].t().reshape(batch, k, ir.num_variables), weight
 
 
 def _pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:

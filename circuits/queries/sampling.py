@@ -13,7 +13,7 @@ from torch import Tensor
 from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.engine.logspace import trace, upward
 from neurosym.circuits.errors import InconsistentEvidence
-from neurosym.circuits.queries.evidence import circuit_weights
+from neurosym.circuits.queries.evidence import as_rows, circuit_weights
 from neurosym.circuits.queries.levels import blocks
 from neurosym.errors import InputError
 
@@ -71,7 +71,7 @@ def _descend(circuit: Circuit, values: Tensor, repeats: int, generator: torch.Ge
             choice = _choose(values[below, (draw % batch)[:, None]], generator)
             active[below.gather(1, choice)[:, 0], draw] = True
     positive = circuit.plan.steps(device).positive
-    return active[positive.clamp_max(values.shape[0] - 1)].t().reshape(repeats, batch, -1)
+    return active[positive.clamp_max(values.shape[0] - 1)].t().reshape(repeats, batch, circuit.num_variables)
 
 
 def _choose(log_values: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -122,8 +122,7 @@ def circuit_sample(
     check_count(num_samples)
     pos, neg = circuit_weights(pos, neg, circuit.num_variables, evidence)
     shape = pos.shape
-    rows = [weight.reshape(-1, shape[-1]) for weight in (pos, neg)]
-    drawn = draw_rows(circuit, rows[0], rows[1], num_samples, generator, "the circuit")
+    drawn = draw_rows(circuit, as_rows(pos), as_rows(neg), num_samples, generator, "the circuit")
     return drawn.reshape(num_samples, *shape)
 
 
@@ -135,8 +134,7 @@ def circuit_mpe(circuit: Circuit, pos: Tensor, neg: Tensor, *, evidence: Tensor 
     """
     pos, neg = circuit_weights(pos, neg, circuit.num_variables, evidence)
     shape = pos.shape
-    rows = [weight.reshape(-1, shape[-1]) for weight in (pos, neg)]
-    world = best_rows(circuit, rows[0], rows[1], "the circuit").reshape(shape)
+    world = best_rows(circuit, as_rows(pos), as_rows(neg), "the circuit").reshape(shape)
     return world, circuit_log_weight(circuit, world, pos, neg)
 
 

@@ -200,9 +200,7 @@ def _amax1(x: Tensor) -> Tensor:
     return x.amax(dim=1)
 
 
-REAL = Semiring(
-    "real", operator.add, operator.mul, 0, 1, _real_constant, add_all=_sum1, mul_all=lambda x: x.prod(1)
-)
+REAL = Semiring("real", operator.add, operator.mul, 0, 1, _real_constant, add_all=_sum1, mul_all=lambda x: x.prod(1))
 """Numbers with + and *: the weighted model count. Works on tensors, floats, Fractions, ints."""
 LOG = Semiring(
     "log", _on(torch.logaddexp, _log_add), operator.add, -math.inf, 0.0, lambda c: c,

@@ -6,6 +6,7 @@ about one part, named by ``part`` when there are several.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,15 @@ from torch import Tensor
 from neurosym.circuits.compile import as_compiled, check_probabilities, weighted_marginals
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, working
 from neurosym.circuits.errors import InconsistentEvidence
-from neurosym.circuits.queries.evidence import Evidence, Selection, clamp, evidence_tensor, prepare, select_part
+from neurosym.circuits.queries.evidence import (
+    Evidence,
+    Selection,
+    as_rows,
+    clamp,
+    evidence_tensor,
+    prepare,
+    select_part,
+)
 from neurosym.circuits.queries.sampling import best_rows, check_count, draw_rows
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
@@ -228,10 +237,9 @@ def _assemble(
     free = chosen.free
     chosen.refuse((free.take(pos) + free.take(neg) <= 0).any(dim=-1))
     shape = world.shape
-    flat = world.reshape(shape[0], -1, v)
+    flat = world.reshape(shape[0], math.prod(shape[1:-1]), v)
     for component in chosen.part.components:
-        m = len(component.variables)
-        rows = [component.columns.take(weight).reshape(-1, m) for weight in (pos, neg)]
+        rows = [as_rows(component.columns.take(weight)) for weight in (pos, neg)]
         flat = component.columns.put(flat, pick(component, rows[0], rows[1]))
     if chosen.part.log_constant == -torch.inf:
         raise InconsistentEvidence(0, chosen.where)
