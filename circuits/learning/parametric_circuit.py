@@ -98,10 +98,14 @@ class ParametricCircuit:
         """d log Z / d log theta [..., C], the posterior probability of each edge, and log Z [...]."""
         leaf = working(log_parameters.detach()).expand(*pos.shape[:-1], self.num_parameters).requires_grad_()
         with torch.enable_grad():
-            found = self.circuit.log_wmc(pos, neg, log_constants=leaf)
+            found = self.circuit.log_wmc(pos, neg, log_constants=self._constants(leaf))
             _refuse_violation(found, first)
-            (slopes,) = torch.autograd.grad(found.sum(), leaf)
+            slopes = torch.autograd.grad(found.sum(), leaf)[0] if self.num_parameters else torch.zeros_like(leaf)
         return slopes, found.detach()
+
+    def _constants(self, log_parameters: Tensor) -> Tensor | None:
+        """The parameters as constants of the circuit; None where the rules leave one world and hence no parameter."""
+        return log_parameters if self.num_parameters else None
 
     def log_likelihood(self, log_parameters: Tensor, worlds: Tensor) -> Tensor:
         """log P(worlds), float[...]; unknown values are summed over; differentiable in the parameters.
@@ -117,7 +121,7 @@ class ParametricCircuit:
         if bool((known < 0).any()):
             shape = torch.broadcast_shapes(log_parameters.shape[:-1], known.shape[:-1])
             pos, neg = (w.expand(*shape, self.num_variables) for w in _literals(known))
-            found = self.circuit.log_wmc(pos, neg, log_constants=log_parameters)
+            found = self.circuit.log_wmc(pos, neg, log_constants=self._constants(log_parameters))
             _refuse_violation(self.circuit.log_wmc(pos, neg) if bool((found == -torch.inf).any()) else found)
             return found
         rows, index = torch.unique(known.reshape(-1, self.num_variables), dim=0, return_inverse=True)
@@ -139,7 +143,7 @@ class ParametricCircuit:
             InconsistentEvidence: evidence of probability 0; names the row.
         """
         pos, neg = self._weights(log_parameters, evidence)
-        found = self.circuit.marginals(pos, neg, log_constants=log_parameters)
+        found = self.circuit.marginals(pos, neg, log_constants=self._constants(log_parameters))
         _refuse_violation(torch.where(found.detach().isnan().any(dim=-1), -torch.inf, 0.0))
         return found
 
@@ -199,8 +203,8 @@ class ParametricCircuit:
         pos, neg = self._weights(log_parameters, evidence)
         shape, plan = pos.shape[:-1], self.circuit.plan
         log_pos, log_neg = (w.reshape(-1, self.num_variables).t().log() for w in (pos, neg))
-        constants = working(log_parameters).expand(*shape, self.num_parameters).reshape(-1, self.num_parameters).t()
         batch = log_pos.shape[1]
+        constants = working(log_parameters).expand(*shape, self.num_parameters).reshape(batch, self.num_parameters).t()
         step = plan.chunk_rows(max(batch, 1), log_pos.device)
         pieces = [log_pos.new_zeros((max(repeats, 1), 0, self.num_variables), dtype=torch.bool)]
         for first in range(0, batch, step):

@@ -153,3 +153,16 @@ def test_state_dict_round_trip_and_errors() -> None:
         model.fit(torch.where(rows == 0, -1, rows))
     with pytest.raises(InputError, match="smoothing"):
         model.fit(rows, smoothing=-1.0)
+
+
+def test_rules_with_one_world_and_no_rules_at_all() -> None:
+    one = PSDD(knowledge([("a", INF), ("~b", INF)], "a", "b"))
+    world = torch.tensor([[1, 0]])
+    assert one.scores.numel() == 0
+    assert one.fit(world).log_likelihood(world).item() == 0.0
+    assert one.fit_em(torch.tensor([[-1, 0]])).converged
+    assert one.mpe().tolist() == [True, False]
+    assert one.sample(2).tolist() == [[True, False]] * 2
+    assert one.marginals().tolist() == [1.0, 0.0]
+    free = PSDD(knowledge([], "a", "b")).fit(torch.tensor([[1, 0], [1, 1], [0, 1]]), smoothing=0.0)
+    assert free.marginals().tolist() == pytest.approx([2 / 3, 2 / 3])

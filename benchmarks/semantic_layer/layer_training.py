@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tasks import Split, Task
+from layer_tasks import Split, Task
 from torch import Tensor, nn
 
 from neurosym.circuits import SemanticLayer, compile, mpe, semantic_loss
