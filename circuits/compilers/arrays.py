@@ -6,16 +6,19 @@ constants and products or sums of one child, and sorts the rest into a :class:`C
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, SUM, CircuitIR
+from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, SUM, CircuitBuilder, CircuitIR
 
 Ints = NDArray[np.int64]
 ONE, ZERO = 0, 1
 """Nodes that every draft has: the constants 1 and 0."""
+MAX_ROUNDS = 1_000
+"""Deeper circuits are walked node by node: a vector step costs as much as ten nodes or more."""
 
 
 class Draft:
@@ -83,6 +86,21 @@ class Draft:
         )
 
 
+def finish_builder(builder: CircuitBuilder, root: int, num_variables: int) -> CircuitIR:
+    """The nodes that ``root`` needs, like :meth:`CircuitBuilder.finish` but for large circuits."""
+    counts = np.fromiter(map(len, builder.children), dtype=np.int64, count=len(builder.children))
+    children = np.fromiter(itertools.chain.from_iterable(builder.children), dtype=np.int64, count=int(counts.sum()))
+    return assemble(
+        num_variables,
+        np.concatenate([[CONSTANT] * 2, builder.kind]).astype(np.int8),
+        np.concatenate([[0, 0], builder.literals]).astype(np.int64),
+        np.concatenate([[0.0, -math.inf], builder.constants]),
+        np.repeat(np.arange(counts.size), counts) + 2,
+        children + 2,
+        root + 2,
+    )
+
+
 def ranges(starts: Ints, counts: Ints) -> Ints:
     """starts[0], starts[0]+1, ... (counts[0] of them), starts[1], ..."""
     total = int(counts.sum())
@@ -109,6 +127,9 @@ def levels_of(parents: Ints, children: Ints, size: int) -> Ints:
     level = np.full(size, -1, dtype=np.int64)
     front, depth = np.flatnonzero(left == 0), 0
     while front.size:
+        if depth == MAX_ROUNDS:
+            _deep_levels(level, left, above, offsets, front.tolist(), depth)
+            break
         level[front] = depth
         reached = above[ranges(offsets[front], offsets[front + 1] - offsets[front])]
         reached, times = np.unique(reached, return_counts=True)
@@ -119,15 +140,39 @@ def levels_of(parents: Ints, children: Ints, size: int) -> Ints:
     return level
 
 
+def _deep_levels(level: Ints, left: Ints, above: Ints, offsets: Ints, front: list[int], depth: int) -> None:
+    """The rest of :func:`levels_of`, node by node."""
+    count, parents, ends = left.tolist(), above.tolist(), offsets.tolist()
+    while front:
+        level[front] = depth
+        following = []
+        for node in front:
+            for parent in parents[ends[node] : ends[node + 1]]:
+                count[parent] -= 1
+                if not count[parent]:
+                    following.append(parent)
+        front, depth = following, depth + 1
+
+
 def _reachable(root: int, parents: Ints, children: Ints, size: int) -> NDArray[np.bool_]:
     offsets, order = csr(parents, size)
     below = children[order]
     seen = np.zeros(size, dtype=bool)
     front = np.array([root], dtype=np.int64)
-    while front.size:
+    for _ in range(MAX_ROUNDS):
         seen[front] = True
         reached = below[ranges(offsets[front], offsets[front + 1] - offsets[front])]
         front = np.unique(reached[~seen[reached]])
+        if not front.size:
+            return seen
+    seen[front] = True
+    stack, ends, kids = front.tolist(), offsets.tolist(), below.tolist()
+    while stack:
+        node = stack.pop()
+        for child in kids[ends[node] : ends[node + 1]]:
+            if not seen[child]:
+                seen[child] = True
+                stack.append(child)
     return seen
 
 

@@ -94,7 +94,11 @@ def _run(
         return
     stats["seconds"] = round(done.seconds, 2)
     if done.status is None:
-        why = "another component failed" if done.stopped else f"the time limit of {max_seconds:.3g} s was reached"
+        why = (
+            "another component failed"
+            if done.stopped
+            else f"the time limit of {max(max_seconds, 0.0):.3g} s was reached"
+        )
         raise CompileLimit(why, stats)
     words = done.stderr.split()
     if done.status == d4_worker.TOO_MANY_EDGES and words[2:3] == [b"edges"]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from neurosym.circuits.compilers.arrays import finish_builder
 from neurosym.circuits.factors import MAX_TABLE_VARIABLES, Factor, connected_components, restrict
 from neurosym.circuits.ir import CircuitBuilder, CircuitIR, CircuitTooLarge
 from neurosym.logic.formula import And, Const, Formula, Not, Var
@@ -30,6 +31,8 @@ BRANCH_ABOVE = 5
 """Groups with more members than this are branched on instead of tabulated."""
 DEEP = 100
 """Deeper circuits are compiled a second time in rounds: chains of n rules get depth 2 log2 n instead of 2 n."""
+LARGE = 2_000
+"""More variables than this are eliminated in rounds at once."""
 ROUND_BAG = 3
 """Bags up to this size count as equally good in rounds; a chain needs 3, with twice the nodes of plain elimination."""
 MAX_GROWTH = 4
@@ -238,8 +241,10 @@ def compile_elimination(
 
     def compiled(smallest_bag: int) -> CircuitIR:
         work = _Eliminator(local, max_nodes, deadline, smallest_bag)
-        return work.builder.finish(work.solve(split, variables), len(local))
+        return finish_builder(work.builder, work.solve(split, variables), len(local))
 
+    if len(local) > LARGE:
+        return compiled(ROUND_BAG)
     ir = compiled(0)
     if ir.depth <= DEEP:
         return ir
@@ -247,7 +252,7 @@ def compile_elimination(
         other = compiled(ROUND_BAG)
     except CircuitTooLarge:
         return ir
-    better = 2 * other.depth <= ir.depth and other.num_edges <= MAX_GROWTH * ir.num_edges
+    better = 3 * other.depth <= 2 * ir.depth and other.num_edges <= MAX_GROWTH * ir.num_edges
     return other if better else ir
 
 

@@ -43,6 +43,8 @@ Compiler = Literal["auto", "terms", "elimination", "sdd", "d4"]
 
 ELIMINATION_ENTRIES = 30_000
 """Variable elimination is tried first up to this many table entries in all: a few tenths of a second."""
+ENTRIES_A_VARIABLE = 32
+"""... or in proportion to the number of variables: long chains and trees, on which the other compilers are slower."""
 ELIMINATION_WIDTH = 12
 """Largest number of neighbours of a variable at its elimination."""
 D4_SHARE = 0.7
@@ -262,9 +264,8 @@ def _easy(cnf: Cnf, limits: _Limits) -> _Block | None:
         runs = find_runs(cnf)
         if runs is not None:
             return _Block(runs_to_ir(runs), runs, "terms")
-    if limits.compiler == "elimination" or (
-        limits.compiler == "auto" and elimination_entries(cnf, ELIMINATION_ENTRIES) <= ELIMINATION_ENTRIES
-    ):
+    entries = max(ELIMINATION_ENTRIES, ENTRIES_A_VARIABLE * cnf.num_variables)
+    if limits.compiler == "elimination" or (limits.compiler == "auto" and elimination_entries(cnf, entries) <= entries):
         try:
             variables = range(cnf.num_variables)
             ir = compile_elimination(clause_factors(cnf), variables, limits.max_nodes, limits.deadline)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from neurosym.circuits.compilers import sdd_worker
+from neurosym.circuits.compilers.arrays import finish_builder
 from neurosym.circuits.compilers.process import run_worker
 from neurosym.circuits.errors import CompileLimit
 from neurosym.circuits.factors import Factor
@@ -141,7 +142,7 @@ def _run(problem: _Problem, folder: Path, stop: threading.Event | None) -> None:
     if done.stopped:
         raise CompileLimit("another component failed", stats)
     if done.status is None:
-        raise CompileLimit(f"the time limit of {problem.max_seconds:.3g} s was reached", stats)
+        raise CompileLimit(f"the time limit of {max(problem.max_seconds, 0.0):.3g} s was reached", stats)
     if done.status == sdd_worker.TOO_MANY_NODES:
         raise CompileLimit(f"the limit of {problem.max_nodes} nodes was reached", stats)
     if b"ModuleNotFoundError" in done.stderr:
@@ -373,4 +374,4 @@ def read_sdd(
                 pairs.append(builder.conj([low, smoother.lift(*found[sub], right)]))
             found[last] = (builder.disj(pairs), at)
     root = smoother.lift(*found[last], vtree.root)
-    return builder.finish(root, predicates)
+    return finish_builder(builder, root, predicates)
