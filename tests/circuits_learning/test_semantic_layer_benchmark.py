@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-HERE = Path(__file__).resolve().parent
-FOLDER = HERE.parents[1] / "benchmarks" / "semantic_layer"
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(FOLDER))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "semantic_layer"))
 
 import layer_tasks as tasks
 import layer_training as training
 import learning_cases as cases
 
 from neurosym.logic.knowledge import KnowledgeBase
+
+FOLDER = Path(tasks.__file__).parent
 
 
 def script() -> Any:
