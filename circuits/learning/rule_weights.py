@@ -24,6 +24,8 @@ from neurosym.errors import InputError
 from neurosym.logic.formula import Iff, Not, Var
 from neurosym.logic.knowledge import KnowledgeBase, Rule
 
+SMALLEST_START = 0.01
+"""Where a weight of 0 starts if weights are kept >= 0: softplus has no slope at 0 for training to follow."""
 SOFTPLUS_FLOOR = -40.0
 """Raw value that stands for weight 0 where weights are kept >= 0."""
 
@@ -51,7 +53,7 @@ class LearnableRules(nn.Module):
     Args:
         kb: the knowledge base; its finite weights are the start, its hard rules and groups stay as they are.
         circuit, class_kind: as in ``compile``.
-        nonnegative: keep weights >= 0 (softplus); otherwise a negative weight favours worlds that violate the rule.
+        nonnegative: keep weights >= 0 (softplus; weights of 0 start at 0.01); otherwise a negative weight favours worlds that violate the rule.
         max_seconds, max_nodes: limits of the compilation.
 
     Attributes:
@@ -83,7 +85,7 @@ class LearnableRules(nn.Module):
         self.compiled = compile(extended, circuit, class_kind, max_seconds=max_seconds, max_nodes=max_nodes)
         self.shares = torch.from_numpy(mixing_weights(self.compiled))
         start = torch.tensor([kb.rules[h].weight for h in self.rules], dtype=torch.float64)
-        self.raw = nn.Parameter(self._to_raw(start))
+        self.raw = nn.Parameter(self._to_raw(start.clamp_min(SMALLEST_START) if nonnegative else start))
 
     @property
     def weights(self) -> Tensor:
@@ -200,42 +202,40 @@ class LearnableRules(nn.Module):
         """
         from scipy.optimize import minimize
 
-        p = p.detach()
-        trail: list[float] = []
-        last = 0.0
-
-        def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
-            nonlocal last
-            weights = torch.tensor(values, dtype=torch.float64, device=p.device, requires_grad=True)
-            with torch.enable_grad():
-                mean = self._log_likelihood(p, worlds, evidence, weights).mean()
-                loss = 0.5 * l2 * weights.square().sum() - mean
-            (gradient,) = torch.autograd.grad(loss, weights)
-            last = float(mean.detach())
-            return float(loss.detach()), gradient.cpu().numpy().astype(np.float64)
-
-        def note(_: np.ndarray) -> None:
-            trail.append(last)
-
         low = 0.0 if self.nonnegative else -limit
         start = self.weights.detach().cpu().double().clamp(low, limit).numpy()
+        trail: list[float] = []
+        mean = 0.0
+
+        def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+            nonlocal mean
+            loss, gradient, mean = self._penalised(values, p.detach(), worlds, evidence, l2)
+            return loss, gradient
+
+        def note(_: np.ndarray) -> None:
+            trail.append(mean)
+
         objective(start)
         note(start)
         options = {"maxiter": max_iterations, "gtol": tolerance, "ftol": 0.0}
-        found = minimize(
-            objective,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(low, limit)] * start.size,
-            callback=note,
-            options=options,
-        )
+        bounds = [(low, limit)] * start.size
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=note, options=options)
         self.set_weights(torch.from_numpy(found.x))
         slope = found.x - np.clip(found.x - found.jac, low, limit)
         norm = float(np.abs(slope).max())
         stopped = tuple(self.rules[i] for i in np.flatnonzero(np.abs(found.x) >= limit))
         return WeightFit(tuple(trail), bool(found.success or norm <= tolerance), norm, stopped)
+
+    def _penalised(
+        self, values: np.ndarray, p: Tensor, worlds: Tensor, evidence: Tensor | None, l2: float
+    ) -> tuple[float, np.ndarray, float]:
+        """(l2/2 |w|^2 - mean log likelihood, its gradient, mean log likelihood) at the weights ``values``."""
+        weights = torch.tensor(values, dtype=torch.float64, device=p.device, requires_grad=True)
+        with torch.enable_grad():
+            mean = self._log_likelihood(p, worlds, evidence, weights).mean()
+            loss = 0.5 * l2 * weights.square().sum() - mean
+        (gradient,) = torch.autograd.grad(loss, weights)
+        return float(loss.detach()), gradient.cpu().numpy().astype(np.float64), float(mean.detach())
 
     def to_knowledge(self) -> KnowledgeBase:
         """The knowledge base with the learnt weights; a negative weight w becomes ~(rule) with weight -w."""
