@@ -77,10 +77,23 @@ class Evaluator:
 
     def kernel(self, like: Weights) -> Kernel:
         """The kernel for so many rows on that device."""
-        name = pick(like.pos.device, like.batch) if self.engine in ("auto", "terms") else self.engine
+        name = self._path(like)
         if name not in self._kernels:
             self._kernels[name] = make_kernel(name, self.program)
         return self._kernels[name]
+
+    def _path(self, like: Weights) -> str:
+        return pick(like.pos.device, like.batch) if self.engine in ("auto", "terms") else self.engine
+
+    def _prepare(self, weights: Weights) -> tuple[Weights, Tensor | None]:
+        """Scaled weights, and their scale, in the precision of the kernel.
+
+        On a CPU that is float64: a product of a few dozen probabilities is already too small for float32. The compiled
+        kernel widens by itself.
+        """
+        if weights.pos.device.type == "cpu" and self._path(weights) != "numba":
+            weights = _widen(weights)
+        return normalise(weights)
 
     def log_gain(self, constants: Tensor) -> float:
         """log G: bounds every value and derivative when pos + neg = 1; inf for the engine ``log``."""
@@ -106,10 +119,11 @@ class Evaluator:
         gain = self.log_gain(weights.constants)
         if gain > LARGEST_GAIN:
             return self._log_value_exact(weights)
-        scaled, scale = normalise(weights)
+        scaled, scale = self._prepare(weights)
         value = self.kernel(weights).value(scaled)
         out = value.log() if scale is None else value.log() + scale.log().sum(dim=1)
         bad = ~(value > self.floor(value.dtype, gain))
+        out = out.to(weights.pos.dtype)
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
             again = self.log_value if _can_widen(weights) else self._log_value_exact
@@ -134,7 +148,7 @@ class Evaluator:
         gain = self.log_gain(weights.constants)
         if gain > LARGEST_GAIN:
             return self._gradient_exact(weights)
-        scaled, scale = normalise(weights)
+        scaled, scale = self._prepare(weights)
         found = self.kernel(weights).derivatives(scaled)
         bad = ~(found.value > self.floor(found.value.dtype, gain))
         value = found.value[:, None]
@@ -143,7 +157,7 @@ class Evaluator:
         if scale is not None:
             log_value = log_value + scale.log().sum(dim=1)
             parts[0], parts[1] = parts[0] / scale, parts[1] / scale
-        out = Gradient(log_value, *parts)
+        out = Gradient(*(x.to(weights.pos.dtype) for x in (log_value, *parts)))
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
             again = self.gradient if _can_widen(weights) else self._gradient_exact
@@ -171,7 +185,7 @@ class Evaluator:
         gain = self.log_gain(weights.constants)
         if gain > LARGEST_GAIN:
             return self._log_derivatives_exact(weights)
-        scaled, scale = normalise(weights)
+        scaled, scale = self._prepare(weights)
         kernel = self.kernel(weights)
         found = kernel.derivatives(scaled)
         bad = self._underflowed(kernel, weights, found, self.floor(found.value.dtype, gain))
@@ -181,6 +195,7 @@ class Evaluator:
             total = logs.sum(dim=1)
             shift = total[:, None] - logs
             out = Gradient(out.log_value + total, out.on + shift, out.off + shift, out.constants + total[:, None])
+        out = Gradient(*(x.to(weights.pos.dtype) for x in vars(out).values()))
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
             again = self.log_derivatives if _can_widen(weights) else self._log_derivatives_exact
@@ -212,11 +227,11 @@ class Evaluator:
         gain = self.log_gain(weights.constants)
         if gain > LARGEST_GAIN:
             return self._marginals_exact(weights)
-        scaled, _ = normalise(weights)
+        scaled, _ = self._prepare(weights)
         found = self.kernel(weights).derivatives(scaled)
         bad = ~(found.value > self.floor(found.value.dtype, gain))
         high, low = scaled.pos * found.on, scaled.neg * found.off
-        out = high / (high + low)
+        out = (high / (high + low)).to(weights.pos.dtype)
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
             again = self.marginals if _can_widen(weights) else self._marginals_exact
@@ -241,9 +256,9 @@ class Evaluator:
         log_gain = self.log_gain(weights.constants)
         if log_gain > LARGEST_GAIN:
             return self._marginals_gradient_exact(weights, gain)
-        scaled, scale = normalise(weights)
+        scaled, scale = self._prepare(weights)
         zero = torch.zeros_like(scaled.neg)
-        direction = Weights(gain * scaled.pos, zero, torch.zeros_like(scaled.constants))
+        direction = Weights(gain.to(scaled.pos.dtype) * scaled.pos, zero, torch.zeros_like(scaled.constants))
         d, turned = self.kernel(weights).tangents(scaled, direction)
         value, mean = d.value[:, None], (turned.value / d.value)[:, None]
         on = (turned.on + gain * d.on - mean * d.on) / value
@@ -251,6 +266,7 @@ class Evaluator:
         fixed = (turned.constants - mean * d.constants) / value
         if scale is not None:
             on, off = on / scale, off / scale
+        on, off, fixed = (x.to(weights.pos.dtype) for x in (on, off, fixed))
         bad = ~(d.value > self.floor(d.value.dtype, log_gain))
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
@@ -279,7 +295,10 @@ def normalise(weights: Weights) -> tuple[Weights, Tensor | None]:
     """Weights with pos + neg = 1, and what they were divided by, [B, m]; None if they nearly were so before."""
     total = weights.pos + weights.neg
     eps = torch.finfo(total.dtype).eps
-    if not total.numel() or (float(total.amax()) <= 1 + 4 * eps and float(total.amin()) >= 0.5):
+    if not total.numel():
+        return weights, None
+    least, most = torch.aminmax(total)
+    if float(most) <= 1 + 4 * eps and float(least) >= 0.5:
         return weights, None
     # a variable of which both literals weigh nothing leaves no world, whatever it is divided by
     total = torch.where(total > 0, total, 1.0)

@@ -17,13 +17,16 @@ from torch import Tensor
 from neurosym.circuits.engine.kernel import Derivatives, Weights
 from neurosym.circuits.engine.program import Program
 
-TILE_BYTES = 1 << 18
+TILE_BYTES = 1 << 20
 """Value table of one tile: within the second-level cache of a core."""
-WIDEST, NARROWEST = 64, 16
+TILES = (112, 48, 24)
+"""Rows in a tile: no powers of two, whose rows would fall into few sets of the cache."""
 
 
 class NumbaKernel:
-    """See :class:`neurosym.circuits.engine.kernel.Kernel`; on the host only, one thread for each of torch's."""
+    """See :class:`neurosym.circuits.engine.kernel.Kernel`; on the host only, one thread for each of torch's.
+
+    All arithmetic and results are float64: a tile in the cache gains little from less."""
 
     name = "numba"
 
@@ -39,13 +42,13 @@ class NumbaKernel:
         )
         self.sizes = (program.num_variables, program.num_constants, program.num_rows, program.root)
 
-    def _tile(self, itemsize: int) -> int:
-        tile = TILE_BYTES // (itemsize * max(1, self.program.num_rows))
-        return max(NARROWEST, min(WIDEST, tile // NARROWEST * NARROWEST))
+    def _tile(self) -> int:
+        fitting = (tile for tile in TILES if tile * 8 * self.program.num_rows <= TILE_BYTES)
+        return next(fitting, TILES[-1])
 
-    def _each(self, batch: int, itemsize: int, work: Callable[[int, int, int], None]) -> None:
+    def _each(self, batch: int, work: Callable[[int, int, int], None]) -> None:
         """``work(begin, end, tile)`` on a share of the rows for every thread."""
-        tile = min(self._tile(itemsize), batch)
+        tile = min(self._tile(), batch)
         threads = min(torch.get_num_threads(), -(-batch // max(tile, 1)))
         if threads <= 1:
             work(0, batch, max(tile, 1))
@@ -60,17 +63,17 @@ class NumbaKernel:
         return weights.pos.numpy(), weights.neg.numpy(), constants.contiguous().numpy()
 
     def _empty(self, weights: Weights) -> Derivatives:
-        new, batch = weights.pos.new_empty, weights.batch
-        m = self.program.num_variables
-        return Derivatives(new(batch), new((batch, m)), new((batch, m)), new((batch, self.program.num_constants)))
+        m, c, batch = self.program.num_variables, self.program.num_constants, weights.batch
+        return Derivatives(
+            *(torch.empty(size, dtype=torch.float64) for size in ((batch,), (batch, m), (batch, m), (batch, c)))
+        )
 
     def value(self, weights: Weights) -> Tensor:
         """The circuit's value, [B]."""
-        host, out = self._host(weights), weights.pos.new_empty(weights.batch)
+        host, out = self._host(weights), torch.empty(weights.batch, dtype=torch.float64)
         filled = out.numpy()
         self._each(
             weights.batch,
-            out.element_size(),
             lambda a, b, tile: self.loops.values(*self.sizes, *self.arrays, *host, a, b, tile, filled),
         )
         return out
@@ -81,7 +84,6 @@ class NumbaKernel:
         filled = [x.numpy() for x in (out.value, out.on, out.off, out.constants)]
         self._each(
             weights.batch,
-            out.value.element_size(),
             lambda a, b, tile: self.loops.derivatives(*self.sizes, *self.arrays, *host, a, b, tile, *filled),
         )
         return out
@@ -93,7 +95,6 @@ class NumbaKernel:
         filled = [x.numpy() for d in (out, change) for x in (d.value, d.on, d.off, d.constants)]
         self._each(
             weights.batch,
-            out.value.element_size(),
             lambda a, b, tile: self.loops.tangents(*self.sizes, *self.arrays, *host, *moved, a, b, tile, *filled),
         )
         return out, change

@@ -2,7 +2,7 @@
 
 Tables are [rows, tile] so that the innermost loop runs over neighbouring numbers. Arguments common to all: m, C, number
 of rows, root row; offsets, left, right of the program; weights pos, neg [B, m] and constants [1 or B, C]; the rows
-``begin`` to ``end`` to do, ``tile`` at a time.
+``begin`` to ``end`` to do, ``tile`` at a time. Tables are float64 whatever the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def values(
 ) -> None:  # fmt: skip
     """Values of the circuit into ``value`` [B]."""
     first = 2 * m + c + 1
-    table = np.empty((rows, tile), pos.dtype)
+    table = np.empty((rows, tile), np.float64)
     table[first - 1] = 1.0
     for start in range(begin, end, tile):
         width = min(tile, end - start)
@@ -104,8 +104,8 @@ def derivatives(
 ) -> None:  # fmt: skip
     """Values, and derivatives with respect to the leaves."""
     first = 2 * m + c + 1
-    table = np.empty((rows, tile), pos.dtype)
-    slopes = np.empty((rows, tile), pos.dtype)
+    table = np.empty((rows, tile), np.float64)
+    slopes = np.empty((rows, tile), np.float64)
     table[first - 1] = 1.0
     for start in range(begin, end, tile):
         width = min(tile, end - start)
@@ -161,10 +161,10 @@ def tangents(
 ) -> None:  # fmt: skip
     """Values and derivatives, and their change along a direction."""
     first = 2 * m + c + 1
-    table = np.empty((rows, tile), pos.dtype)
-    moved = np.empty((rows, tile), pos.dtype)
-    slopes = np.empty((rows, tile), pos.dtype)
-    turned = np.empty((rows, tile), pos.dtype)
+    table = np.empty((rows, tile), np.float64)
+    moved = np.empty((rows, tile), np.float64)
+    slopes = np.empty((rows, tile), np.float64)
+    turned = np.empty((rows, tile), np.float64)
     table[first - 1], moved[first - 1] = 1.0, 0.0
     for start in range(begin, end, tile):
         width = min(tile, end - start)

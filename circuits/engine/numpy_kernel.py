@@ -15,7 +15,7 @@ Table = NDArray[np.floating]
 
 
 class NumpyKernel:
-    """See :class:`neurosym.circuits.engine.kernel.Kernel`; on the host only."""
+    """See :class:`neurosym.circuits.engine.kernel.Kernel`; on the host only, always in float64."""
 
     name = "numpy"
 
@@ -34,9 +34,8 @@ class NumpyKernel:
     def _leaves(self, weights: Weights, last: float) -> Table:
         """Value table with the leaves filled in: [rows, B], or [rows] for a single row."""
         m, batch = self.program.num_variables, weights.batch
-        pos = weights.pos.numpy()
-        table = np.empty((self.program.num_rows, batch), dtype=pos.dtype)
-        table[:m], table[m : 2 * m] = pos.T, weights.neg.numpy().T
+        table = np.empty((self.program.num_rows, batch))
+        table[:m], table[m : 2 * m] = weights.pos.numpy().T, weights.neg.numpy().T
         constants = weights.constants.numpy()
         table[2 * m : self.program.one] = constants.T if constants.ndim == 2 else constants[:, None]
         table[self.program.one] = last

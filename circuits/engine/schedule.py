@@ -61,9 +61,11 @@ def downward_steps(program: Program) -> list[Step]:
     count = np.bincount(child, minlength=program.num_rows)
     order = np.lexsort((parent, child, count[child], -level[child]))
     child, parent, other = child[order], parent[order], other[order]
-    heads = np.flatnonzero(np.concatenate([[True], child[1:] != child[:-1]])) if child.size else np.zeros(0, np.int64)
+    if not child.size:
+        return []
+    heads = np.flatnonzero(np.concatenate([[True], child[1:] != child[:-1]]))
     target = child[heads]
-    cuts = np.flatnonzero(np.concatenate([[True], np.diff(level[target]) != 0])) if target.size else heads
+    cuts = np.flatnonzero(np.concatenate([[True], np.diff(level[target]) != 0]))
     steps = []
     for low, high in zip(cuts, [*cuts[1:], target.size], strict=True):
         begin, end = heads[low], heads[high] if high < target.size else child.size

@@ -276,8 +276,8 @@ class TermEvaluator:
             index = bad.nonzero()[:, 0]
             for some in index.split(self.matrix.rows(index.numel())):
                 part = weights.rows(some)
-                share = _log_sum(self.matrix.log_terms_exact(part.pos, part.neg))[0]
-                out[some] = self._posterior(part, share)
+                share, value = _log_sum(self.matrix.log_terms_exact(part.pos, part.neg))
+                out[some] = self._posterior(part, share).masked_fill(value.isnan()[:, None], torch.nan)
         return out
 
     def _posterior(self, weights: Weights, share: Tensor) -> Tensor:

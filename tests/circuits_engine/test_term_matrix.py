@@ -1,0 +1,96 @@
+"""The term matrix against direct sums over its terms, and against the circuit of the same terms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from neurosym.circuits import Circuit
+from neurosym.circuits.engine.terms import TermMatrix
+from neurosym.circuits.ir import CircuitBuilder, CircuitIR
+
+
+def circuit_of(terms: np.ndarray, constants: np.ndarray) -> CircuitIR:
+    builder, rows = CircuitBuilder(), []
+    for term, constant in zip(terms, constants, strict=True):
+        literals = [builder.free(v) if s < 0 else builder.lit(v, bool(s)) for v, s in enumerate(term)]
+        rows.append(builder.conj([*literals, builder.constant(float(constant))]))
+    return builder.finish(builder.disj(rows), terms.shape[1])
+
+
+def random_terms(rng: np.random.Generator, kind: str) -> np.ndarray:
+    """Disjoint terms: with a block of classes first, last or none, with and without free variables."""
+    k, a = int(rng.integers(2, 6)), int(rng.integers(1, 5))
+    states = [0, 1] if kind.startswith("full") else [-1, 0, 1]
+    rest = rng.choice(states, size=(k, a))
+    if kind.endswith("none"):
+        codes = rng.permutation(8)[:k]
+        block = (codes[:, None] >> np.arange(3)) & 1
+        return np.concatenate([block, rest], axis=1).astype(np.int8)
+    block = np.eye(k, dtype=int)[rng.permutation(k)]
+    if rng.random() < 0.5:
+        block = block[:, :-1]  # the last term: none of the classes
+    parts = [rest, block] if kind.endswith("last") else [block, rest]
+    return np.concatenate(parts, axis=1).astype(np.int8)
+
+
+KINDS = [f"{states}-{place}" for states in ("full", "free") for place in ("first", "last", "none")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_against_the_circuit(kind: str) -> None:
+    rng = np.random.default_rng(KINDS.index(kind))
+    for trial in range(6):
+        terms = random_terms(rng, kind)
+        constants = rng.uniform(-1, 0.5, terms.shape[0]) if trial % 2 else np.zeros(terms.shape[0])
+        matrix = TermMatrix(terms, constants)
+        ir = circuit_of(terms, constants)
+        fast, exact = Circuit(ir, engine="terms", terms=matrix), Circuit(ir, engine="log")
+        m = terms.shape[1]
+        p = rng.uniform(0.02, 0.98, (6, m))
+        pos, neg = p.copy(), (1 - p if trial % 3 else rng.uniform(0.1, 2, (6, m)))
+        pos[4, rng.integers(m)] = 0.0
+        neg[5, rng.integers(m)] = 0.0
+        gain = torch.tensor(rng.standard_normal((6, m)))
+        results = []
+        for circuit in (fast, exact):
+            x, y = (torch.tensor(w, requires_grad=True) for w in (pos, neg))
+            value, q = circuit.log_wmc(x, y), circuit.marginals(x, y)
+            alive = value.detach().isfinite()
+            grads = [*torch.autograd.grad(value[alive].sum(), (x, y))]
+            grads += torch.autograd.grad((q[alive] * gain[alive]).sum(), (x, y))
+            results.append([value.detach(), q.detach(), *(g[alive] for g in grads)])
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12, equal_nan=True)
+
+
+def test_values_are_sums_over_terms() -> None:
+    """An oracle without any circuit."""
+    rng = np.random.default_rng(11)
+    for kind in KINDS:
+        terms = random_terms(rng, kind)
+        matrix = TermMatrix(terms)
+        pos, neg = rng.uniform(0.1, 1, (3, terms.shape[1])), rng.uniform(0.1, 1, (3, terms.shape[1]))
+        by_state = {1: pos, 0: neg, -1: pos + neg}
+        expected = np.zeros(3)
+        for term in terms:
+            expected += np.prod([by_state[int(s)][:, v] for v, s in enumerate(term)], axis=0)
+        circuit = Circuit(circuit_of(terms, np.zeros(terms.shape[0])), engine="terms", terms=matrix)
+        np.testing.assert_allclose(circuit.wmc(torch.tensor(pos), torch.tensor(neg)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_weights(dtype: torch.dtype) -> None:
+    """Partial products and quotients that leave the range of the dtype."""
+    k, a = 4, 60
+    rng = np.random.default_rng(12)
+    terms = np.concatenate([np.eye(k), rng.choice([0, 1], size=(k, a))], axis=1).astype(np.int8)
+    ir = circuit_of(terms, np.zeros(k))
+    p = torch.tensor(rng.choice([1e-30, 1e-8, 0.5, 1 - 1e-7], size=(50, k + a)))
+    fast = Circuit(ir, dtype, engine="terms", terms=TermMatrix(terms))
+    low = p.to(dtype)
+    exact = Circuit(ir, engine="log").log_wmc(low.double(), (1 - low).double())
+    found = fast.log_wmc(low, 1 - low)
+    assert bool(exact.isfinite().all()) == bool(found.isfinite().all())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0.0)
