@@ -37,7 +37,9 @@ def circuit_expectation(
     """
     pos, neg = circuit_weights(pos, neg, circuit.num_variables, evidence)
     coefficients = _check_width(coefficients, circuit.num_variables)
-    return (circuit.marginals(pos, neg) * coefficients.to(pos)).sum(dim=-1)
+    mean = (circuit.marginals(pos, neg) * coefficients.to(pos)).sum(dim=-1)
+    # without variables no marginal can tell that there is no world; 0 * log 0 is NaN
+    return mean if circuit.num_variables else mean + 0.0 * circuit.log_wmc(pos, neg)
 
 
 def circuit_covariance(

@@ -19,6 +19,7 @@ from torch import Tensor
 from neurosym.circuits.circuit import Circuit, LogDerivatives
 from neurosym.circuits.engine.logspace import downward, downward_mean, upward
 from neurosym.circuits.engine.plan import Plan
+from neurosym.circuits.queries.evidence import as_rows
 
 
 def _finite(x: Tensor) -> Tensor:
@@ -150,8 +151,8 @@ def expected(
     batch, m, c = pos.shape[:-1], pos.shape[-1], circuit.num_constants
     if log_constants is not None:
         batch = torch.broadcast_shapes(batch, log_constants.shape[:-1])
-        log_constants = log_constants.to(pos).expand(*batch, c).reshape(-1, c)
-    wide = [x.expand(*batch, m).reshape(-1, m) for x in (pos, neg, on, off)]
-    gain = const.expand(*batch, c).reshape(-1, c)
+        log_constants = as_rows(log_constants.to(pos).expand(*batch, c))
+    wide = [as_rows(x.expand(*batch, m)) for x in (pos, neg, on, off)]
+    gain = as_rows(const.expand(*batch, c))
     log_z, mean = _Expected.apply(wide[0], wide[1], log_constants, wide[2], wide[3], gain, circuit)
     return log_z.reshape(batch), mean.reshape(batch)
