@@ -109,6 +109,17 @@ class Circuit:
         return autograd.marginals(self._engine(weights, log_constants), weights).reshape(shape)
 
     @torch.no_grad()
+    def mpe(self, pos: Tensor, neg: Tensor, log_constants: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The heaviest world, bool[..., m], and the log of its weight, [...]; -inf where no world is left.
+
+        Raises:
+            InputError: wrong shapes.
+        """
+        weights, shape = self._weights(pos.detach(), neg.detach(), log_constants)
+        value, world = self._engine(weights, log_constants).best(weights)
+        return world.reshape(shape), value.reshape(shape[:-1])
+
+    @torch.no_grad()
     def log_derivatives(self, pos: Tensor, neg: Tensor, log_constants: Tensor | None = None) -> LogDerivatives:
         """log Z and the log of its derivative with respect to every leaf; not differentiable.
 
@@ -124,7 +135,7 @@ class Circuit:
             found.constants.reshape(*shape[:-1], self.num_constants),
         )
 
-    def _engine(self, weights: Weights, log_constants: Tensor | None) -> autograd.Engine:
+    def _engine(self, weights: Weights, log_constants: Tensor | None) -> Evaluator | TermEvaluator:
         """The term matrix where it applies and pays, else the circuit."""
         if self._term_evaluator is None or log_constants is not None or self.engine not in ("auto", "terms"):
             return self.evaluator
@@ -153,8 +164,13 @@ class Circuit:
             if constants.ndim > 1:
                 rows = torch.broadcast_shapes(shape[:-1], constants.shape[:-1])
                 shape = torch.Size((*rows, m))
-                constants = constants.expand(*rows, self.num_constants).reshape(rows.numel(), self.num_constants).contiguous()
-        flat = [w.to(self._precision(w.device)).expand(shape).reshape(shape[:-1].numel(), m).contiguous() for w in (pos, neg)]
+                constants = (
+                    constants.expand(*rows, self.num_constants).reshape(rows.numel(), self.num_constants).contiguous()
+                )
+        flat = [
+            w.to(self._precision(w.device)).expand(shape).reshape(shape[:-1].numel(), m).contiguous()
+            for w in (pos, neg)
+        ]
         return Weights(flat[0], flat[1], constants), shape
 
     def _own_constants(self, device: torch.device) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from neurosym.circuits.engine import logspace
 from neurosym.circuits.engine.choose import make_kernel, pick
 from neurosym.circuits.engine.kernel import Derivatives, Kernel, Weights
+from neurosym.circuits.engine.numba_kernel import NumbaKernel
 from neurosym.circuits.engine.plan import Plan
 from neurosym.circuits.engine.program import Program, build_program
 from neurosym.circuits.engine.schedule import upward_steps
@@ -136,10 +137,10 @@ class Evaluator:
             out[rows] = self._upward(weights.rows(rows))[self.plan.num_nodes - 1]
         return out
 
-    def _upward(self, weights: Weights) -> Tensor:
+    def _upward(self, weights: Weights, maximise: bool = False) -> Tensor:
         constants = weights.constants.log()
         constants = constants.t() if constants.ndim == 2 else constants[:, None]
-        return logspace.upward(self.plan, weights.pos.t().log(), weights.neg.t().log(), constants=constants)
+        return logspace.upward(self.plan, weights.pos.t().log(), weights.neg.t().log(), maximise, constants)
 
     # -- first derivatives -------------------------------------------------------------------------------------------
 
@@ -283,6 +284,35 @@ class Evaluator:
             on, off, fixed = logspace.marginals_gradient(self.plan, values, gain[rows].t())
             out.on[rows], out.off[rows], out.constants[rows] = on.t(), off.t(), fixed.t()
         return out.on, out.off, out.constants
+
+    # -- the heaviest world ------------------------------------------------------------------------------------------
+
+    def best(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """log weight of the heaviest world, [B] (-inf where there is none), and the world, bool[B, m]."""
+        gain = self.log_gain(weights.constants)
+        if gain > LARGEST_GAIN or self._path(weights) != "numba":
+            return self._best_exact(weights)
+        scaled, scale = self._prepare(weights)
+        kernel = self.kernel(weights)
+        assert isinstance(kernel, NumbaKernel)
+        value, world = kernel.best(scaled)
+        bad = ~(value > self.floor(value.dtype, gain))
+        out = value.log() if scale is None else value.log() + scale.log().sum(dim=1)
+        out = out.to(weights.pos.dtype)
+        if bool(bad.any()):
+            index = bad.nonzero()[:, 0]
+            again, world[index] = self._best_exact(_widen(weights.rows(index)))
+            out[index] = again.to(out.dtype)
+        return out, world
+
+    def _best_exact(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        out = weights.pos.new_empty(weights.batch)
+        world = torch.empty(weights.pos.shape, dtype=torch.bool, device=out.device)
+        for rows in logspace.chunks(self.plan, weights.batch, out.device):
+            values = self._upward(weights.rows(rows), maximise=True)
+            out[rows] = values[self.plan.num_nodes - 1]
+            world[rows] = logspace.trace(self.plan, values, None)
+        return out, world
 
 
 def empty_gradient(weights: Weights) -> Gradient:

@@ -98,3 +98,15 @@ class NumbaKernel:
             lambda a, b, tile: self.loops.tangents(*self.sizes, *self.arrays, *host, *moved, a, b, tile, *filled),
         )
         return out, change
+
+    def best(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Weight of the heaviest world, [B], and the world, bool[B, m]."""
+        host = self._host(weights)
+        value = torch.empty(weights.batch, dtype=torch.float64)
+        world = torch.empty((weights.batch, self.program.num_variables), dtype=torch.bool)
+        filled = value.numpy(), world.numpy()
+        self._each(
+            weights.batch,
+            lambda a, b, tile: self.loops.best(*self.sizes, *self.arrays, *host, a, b, tile, *filled),
+        )
+        return value, world

@@ -181,3 +181,40 @@ def tangents(
         for t in range(width):
             value[start + t] = table[root, t]
             dvalue[start + t] = moved[root, t]
+
+
+@_jit
+def best(
+    m: int, c: int, rows: int, root: int, offsets: Array, left: Array, right: Array,
+    pos: Array, neg: Array, constants: Array, begin: int, end: int, tile: int, value: Array, world: Array,
+) -> None:  # fmt: skip
+    """Weight of the heaviest world, and the world, bool [B, m]; of equal elements the first."""
+    first = 2 * m + c + 1
+    table = np.empty((rows, tile), np.float64)
+    active = np.empty((rows, tile), np.bool_)
+    table[first - 1] = 1.0
+    for start in range(begin, end, tile):
+        width = min(tile, end - start)
+        _fill(m, c, table, pos, neg, constants, start, width)
+        for n in range(offsets.size - 1):
+            row = table[first + n]
+            for t in range(width):
+                row[t] = 0.0
+            for e in range(offsets[n], offsets[n + 1]):
+                a, b = table[left[e]], table[right[e]]
+                for t in range(width):
+                    row[t] = max(row[t], a[t] * b[t])
+        active[:] = False
+        active[root] = True
+        for n in range(offsets.size - 2, -1, -1):
+            for t in range(width):
+                if active[first + n, t]:
+                    for e in range(offsets[n], offsets[n + 1]):
+                        if table[left[e], t] * table[right[e], t] == table[first + n, t]:
+                            active[left[e], t] = True
+                            active[right[e], t] = True
+                            break
+        for t in range(width):
+            value[start + t] = table[root, t]
+            for j in range(m):
+                world[start + t, j] = active[j, t]

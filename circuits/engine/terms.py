@@ -119,12 +119,16 @@ class TermMatrix:
         out[:, :length] += log_ratio(pos[:, self.run], neg[:, self.run])
         return out
 
-    def log_terms_exact(self, pos: Tensor, neg: Tensor) -> Tensor:
-        """The same for weights that may be 0: -inf for terms with such a literal."""
+    def log_terms_exact(self, pos: Tensor, neg: Tensor, free: Tensor | None = None) -> Tensor:
+        """The same for weights that may be 0: -inf for terms with such a literal.
+
+        ``free`` [B, m] replaces pos + neg as the weight of free variables.
+        """
         fixed = self._at(pos)
+        free = pos + neg if free is None else free
         out = fixed.constant.expand(pos.shape[0], -1)
         zeros = torch.zeros_like(out)
-        for weight, state in zip((pos, neg, pos + neg), fixed.states, strict=True):
+        for weight, state in zip((pos, neg, free), fixed.states, strict=True):
             if state is not None:
                 own = state.take(weight)
                 none = own <= 0
@@ -263,6 +267,18 @@ class TermEvaluator:
             index = bad.nonzero()[:, 0]
             out.put(index, self.general.gradient(weights.rows(index)))
         return out
+
+    def best(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """log weight of the heaviest world, [B] (-inf where there is none), and the world, bool[B, m]."""
+        out = weights.pos.new_empty(weights.batch)
+        world = torch.empty(weights.pos.shape, dtype=torch.bool, device=out.device)
+        terms = torch.from_numpy(self.matrix.terms).to(out.device)
+        for rows in self._pieces(weights):
+            pos, neg = weights.pos[rows], weights.neg[rows]
+            out[rows], which = self.matrix.log_terms_exact(pos, neg, torch.maximum(pos, neg)).max(dim=1)
+            state = terms[which]
+            world[rows] = torch.where(state == FREE, pos > neg, state == TRUE)
+        return out, world
 
     def marginals(self, weights: Weights) -> Tensor:
         """P(x_j = 1), [B, m]; NaN where no world is left."""

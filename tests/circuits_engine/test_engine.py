@@ -88,6 +88,24 @@ def test_marginals_and_their_gradient(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_the_heaviest_world(path: str) -> None:
+    rng = np.random.default_rng(13)
+    for case in cases(14, 20):
+        circuit, m = Circuit(case.ir, engine=path), case.table.ndim
+        pos, neg = weights(rng, m, 4)
+        world, log_weight = circuit.mpe(torch.tensor(pos), torch.tensor(neg))
+        for row in range(4):
+            products = {
+                w: float(case.table[w]) * math.prod(pos[row, j] if b else neg[row, j] for j, b in enumerate(w))
+                for w in np.ndindex(case.table.shape)
+            }
+            best = max(products.values())
+            assert math.exp(log_weight[row]) == pytest.approx(best, rel=1e-12)
+            if best:
+                assert products[tuple(world[row].long().tolist())] == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_gradient_at_weights_of_zero_and_one(path: str) -> None:
     """d log Z / dw = Z(literal) / Z, exactly, also for w = 0."""
     rng = np.random.default_rng(5)

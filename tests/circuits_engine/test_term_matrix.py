@@ -61,6 +61,10 @@ def test_against_the_circuit(kind: str) -> None:
             grads = [*torch.autograd.grad(value[alive].sum(), (x, y))]
             grads += torch.autograd.grad((q[alive] * gain[alive]).sum(), (x, y))
             results.append([value.detach(), q.detach(), *(g[alive] for g in grads)])
+        best = [circuit.mpe(torch.tensor(pos), torch.tensor(neg)) for circuit in (fast, exact)]
+        torch.testing.assert_close(best[0][1], best[1][1], rtol=1e-12, atol=1e-13)
+        lives = best[1][1] > -torch.inf
+        assert bool((best[0][0] == best[1][0])[lives].all())
         for found, expected in zip(*results, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12, equal_nan=True)
 
