@@ -7,6 +7,8 @@ world alone; repeated worlds (class labels) are traced once.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,14 @@ class ParametricCircuit:
         self.num_variables = parametric.ir.num_variables
         self.num_parameters = parametric.num_parameters
         self.initial = torch.from_numpy(parametric.initial.copy())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParametricCircuit:
+        """Itself: nothing in it changes, so averaged copies of a network may share it."""
+        return self
+
+    def __reduce__(self) -> tuple[type[ParametricCircuit], tuple[ParametricIR]]:
+        """Rebuilt from the structure in another process."""
+        return ParametricCircuit, (self.parametric,)
 
     @classmethod
     def build(cls, source: KnowledgeBase | CompiledKnowledge | Circuit | CircuitIR | ParametricIR) -> ParametricCircuit:

@@ -167,6 +167,17 @@ def test_weights_train_beside_a_network_and_survive_a_checkpoint() -> None:
         model.log_likelihood(p, torch.zeros(5, 6))
 
 
+def test_a_weight_of_zero_can_be_trained() -> None:
+    model = LearnableRules(knowledge([("a -> b", 0.0)], "a b"))
+    optimiser = torch.optim.SGD(model.parameters(), lr=50.0)
+    rows = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 1]])
+    for _ in range(30):
+        optimiser.zero_grad()
+        (-model.log_likelihood(torch.full((4, 2), 0.5), rows).mean()).backward()
+        optimiser.step()
+    assert model.weights.item() > 1.0
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match="every rule is hard"):
         LearnableRules(HARD["cycle"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 
@@ -105,13 +107,24 @@ def test_autocast_keeps_the_distribution_normalised() -> None:
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-6)
 
 
+def test_copies_and_pickles_predict_alike_after_use() -> None:
+    layer = layer_of("classes")
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(6))
+    expected = layer(x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(other(x), expected, rtol=0, atol=0)
+        other.gate.bias.data += torch.randn_like(other.gate.bias)
+        assert not torch.equal(other(x), expected)
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+
+
 def test_state_dict_holds_the_gate_alone_and_a_gate_may_be_given() -> None:
     layer = layer_of("hierarchy")
     assert sorted(layer.state_dict()) == ["gate.bias", "gate.weight"]
-    copy = layer_of("hierarchy", seed=9)
-    copy.load_state_dict(layer.state_dict())
+    other = layer_of("hierarchy", seed=9)
+    other.load_state_dict(layer.state_dict())
     x = torch.randn(4, 6)
-    torch.testing.assert_close(copy(x), layer(x))
+    torch.testing.assert_close(other(x), layer(x))
     made = parametric_knowledge(HARD["hierarchy"], share=False)
     deep = SemanticLayer(made, gate=nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, made.num_parameters)))
     assert deep(x.reshape(2, 2, 6)).shape == (2, 2, 5)
