@@ -6,6 +6,7 @@ For each circuit of the mixture and each independent component, the first of the
    (:mod:`neurosym.circuits.boxes.monotone`);
 2. *exclusive*: the closed form of the circuit with exactly one true class (:mod:`neurosym.circuits.boxes.exclusive_bounds`);
 3. *corners*: every corner of the box, exact (:mod:`neurosym.circuits.boxes.corners`);
+   or a table of them for each target (:mod:`neurosym.circuits.boxes.tables`);
 4. *search*: branch and bound with a budget, exact if it finishes (:mod:`neurosym.circuits.boxes.search`).
 
 A mixture of circuits has no vertex property: an interior point of the box can beat every corner. Its bounds are the
@@ -23,14 +24,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurosym.circuits.boxes.box import ComponentBounds, WeightBox
+from neurosym.circuits.boxes.conditional import box_extrema
 from neurosym.circuits.boxes.corners import MAX_DENSE, MAX_FREE, circuit_extrema, dense_extrema
+from neurosym.circuits.boxes.cutset import cut_plan
 from neurosym.circuits.boxes.decoupled import antecedent_signs, decoupled_extrema
 from neurosym.circuits.boxes.exclusive_bounds import exclusive_extrema
 from neurosym.circuits.boxes.exclusive_plan import exclusive_plan
 from neurosym.circuits.boxes.monotone import monotone_signs
-from neurosym.circuits.boxes.search import search_extrema
 from neurosym.circuits.boxes.simplex import tighten
 from neurosym.circuits.boxes.support import surely_possible
+from neurosym.circuits.boxes.tables import MAX_WORLDS
 from neurosym.circuits.compile import CompiledKnowledge, Component, Part, as_compiled
 from neurosym.circuits.component import CircuitName, ClassKind
 from neurosym.errors import InputError
@@ -53,11 +56,14 @@ class Bounds:
         lower, upper: float64[..., V].
         exact: bool[..., V]; both ends are the true extrema (to 1e-9). Ends are rounded to nearest where exact, and
             widened by more than the rounding error of their computation where not.
+        gap: float64[..., V]; neither end is farther than this from the true extremum (up to rounding). 0 where exact
+            without search; never above the width.
     """
 
     lower: Tensor
     upper: Tensor
     exact: Tensor
+    gap: Tensor | None = None
 
 
 def _check_box(lower: object, upper: object, num_predicates: int) -> tuple[Tensor, Tensor]:
@@ -91,6 +97,22 @@ def _check_box(lower: object, upper: object, num_predicates: int) -> tuple[Tenso
     return low, high
 
 
+def prepare_box(compiled: CompiledKnowledge, lower: Tensor, upper: Tensor) -> tuple[WeightBox, torch.Size]:
+    """Literal weights [n, V] of a checked box of sensors, and the shape [..., V] of its ends.
+
+    Categorical classes get the smallest box around their intervals and the simplex.
+    """
+    size = compiled.kb.num_predicates
+    low, high = _check_box(lower, upper, size)
+    shape = low.shape
+    low, high = low.reshape(-1, size), high.reshape(-1, size)
+    if compiled.circuit == "exclusive" and compiled.class_kind == "categorical":
+        k = compiled.kb.num_classes
+        class_low, class_high = tighten(low[:, :k], high[:, :k])
+        low, high = torch.cat([class_low, low[:, k:]], dim=1), torch.cat([class_high, high[:, k:]], dim=1)
+    return WeightBox(*compiled.literal_weights(low), *compiled.literal_weights(high), free=low < high), shape
+
+
 def _monotone_extrema(component: Component, box: WeightBox, signs: NDArray[np.int8]) -> ComponentBounds:
     """Two evaluations: all sensors pushed along the signs, and against them."""
     up = torch.as_tensor(signs > 0, device=box.pos_lo.device)
@@ -106,22 +128,31 @@ def _monotone_extrema(component: Component, box: WeightBox, signs: NDArray[np.in
 
 
 def _general_extrema(component: Component, box: WeightBox, budget: int) -> ComponentBounds:
-    """Corners where they are few enough, else search."""
+    """Corners where they are few enough, else tables and search."""
     if box.size <= MAX_DENSE and 1 << box.size <= max(budget, 2):
         return dense_extrema(component, box)
     possible = surely_possible(component, box)
-    lower, upper = torch.zeros_like(box.pos_lo), torch.ones_like(box.pos_lo)
-    exact = torch.zeros_like(box.free)
-    few = (box.free.sum(dim=1) <= MAX_FREE) & (2.0 ** box.free.sum(dim=1) <= budget)
-    for rows, corners in ((few & possible, True), (~few & possible, False)):
-        index = rows.nonzero()[:, 0]
-        step = max(1, CHUNK_VALUES // component.ir.num_nodes) if corners else 1024
-        for start in range(0, index.numel(), step):
-            some = index[start : start + step]
-            part = box.take(some)
-            found = circuit_extrema(component, part) if corners else search_extrema(component, part, budget)
-            lower[some], upper[some], exact[some] = found.lower, found.upper, found.exact
-    return ComponentBounds(lower, upper, exact).where_possible(possible)
+    if box.size <= MAX_WORLDS:
+        rows = torch.zeros_like(possible)
+    else:
+        # many variables of which few move: one evaluation answers for all targets
+        free = box.free.sum(dim=1)
+        rows = possible & (free <= MAX_FREE) & (2.0**free <= budget)
+    found = box_extrema(
+        component.circuit,
+        range(box.size),
+        box,
+        possible & ~rows,
+        max(1, budget // (2 * box.size)),
+        0.0,
+        lambda: cut_plan(component),
+    )
+    lower, upper, exact, gap = found.lower, found.upper, found.exact, found.gap
+    for some in rows.nonzero()[:, 0].split(max(1, CHUNK_VALUES // component.ir.num_nodes)):
+        corners = circuit_extrema(component, box.take(some))
+        lower[some], upper[some], exact[some] = corners.lower, corners.upper, corners.exact
+        gap[some] = 0.0
+    return ComponentBounds(lower, upper, exact, gap=gap).where_possible(possible)
 
 
 def _component_extrema(
@@ -152,6 +183,7 @@ class _PartBounds:
     lower: Tensor
     upper: Tensor
     exact: Tensor
+    gap: Tensor
     directions: NDArray[np.int8]
 
 
@@ -159,7 +191,7 @@ def _part_extrema(
     compiled: CompiledKnowledge, part: Part, box: WeightBox, low: Tensor, high: Tensor, budget: int | None
 ) -> _PartBounds:
     """``budget`` None asks for the decoupled bounds. Predicates in no component keep their interval."""
-    lower, upper, exact = low.clone(), high.clone(), torch.ones_like(box.free)
+    lower, upper, exact, gap = low.clone(), high.clone(), torch.ones_like(box.free), torch.zeros_like(low)
     directions = np.eye(box.size, dtype=np.int8)
     for component in part.components:
         index = torch.tensor(component.variables, device=low.device)
@@ -169,17 +201,19 @@ def _part_extrema(
         else:
             found = _component_extrema(compiled, component, own, budget)
         lower[:, index], upper[:, index], exact[:, index] = found.lower, found.upper, found.exact
+        gap[:, index] = found.looseness
         at = np.ix_(component.variables, component.variables)
         directions[at] = UNKNOWN if found.signs is None else np.multiply.outer(found.signs, found.signs)
     np.fill_diagonal(directions, 1)
     if part.log_constant == -np.inf:
         inside = torch.as_tensor(part.mentions, device=low.device)
-        lower, upper, exact = (
+        lower, upper, exact, gap = (
             torch.where(inside, 0.0, lower),
             torch.where(inside, 1.0, upper),
             exact & ~inside,
+            torch.where(inside, 1.0, gap),
         )
-    return _PartBounds(lower, upper, exact, directions)
+    return _PartBounds(lower, upper, exact, gap, directions)
 
 
 def _conflicts(parts: list[tuple[Part, _PartBounds]]) -> NDArray[np.bool_]:
@@ -206,12 +240,22 @@ def _mix(parts: list[tuple[Part, _PartBounds]], box: WeightBox, low: Tensor, hig
         exact &= found.exact | torch.as_tensor(~part.mentions, device=low.device)
     clash = torch.as_tensor(_conflicts(parts), dtype=torch.float64, device=low.device)
     exact &= box.free.to(torch.float64) @ clash.T == 0
+    # of a sum of circuits nothing is known beside its interval; where one circuit speaks, its gap is the answer
+    gap = torch.where(exact, 0.0, upper - lower)
+    for part, found in parts:
+        alone = torch.as_tensor(part.mentions & (total == part.beta), device=low.device)
+        gap = torch.where(alone, torch.minimum(found.gap, upper - lower), gap)
     inside = torch.as_tensor(total > 0, device=low.device)
     # sums of a few products: widened by some ulps where they are only bounds
     slack = 2.0**-48 * len(parts)
     lower = torch.where(exact, lower, lower - slack).clamp(0.0, 1.0)
     upper = torch.where(exact, upper, upper + slack).clamp(0.0, 1.0)
-    return Bounds(torch.where(inside, lower, low), torch.where(inside, upper, high), torch.where(inside, exact, True))
+    return Bounds(
+        torch.where(inside, lower, low),
+        torch.where(inside, upper, high),
+        torch.where(inside, exact, True),
+        torch.where(inside, gap, 0.0),
+    )
 
 
 def bounds(
@@ -245,23 +289,18 @@ def bounds(
     compiled = as_compiled(knowledge, circuit, class_kind)
     if bound not in ("exact", "decoupled"):
         raise InputError(f"bound {bound!r} is unknown; use 'exact' or 'decoupled'")
-    size = compiled.kb.num_predicates
-    low, high = _check_box(lower, upper, size)
-    shape = low.shape
-    low, high = low.reshape(-1, size), high.reshape(-1, size)
+    box, shape = prepare_box(compiled, lower, upper)
+    low, high = box.pos_lo, box.pos_hi
     if bound == "decoupled":
         antecedent_signs(compiled)
-    if compiled.circuit == "exclusive" and compiled.class_kind == "categorical":
-        k = compiled.kb.num_classes
-        class_low, class_high = tighten(low[:, :k], high[:, :k])
-        low, high = torch.cat([class_low, low[:, k:]], dim=1), torch.cat([class_high, high[:, k:]], dim=1)
-    box = WeightBox(*compiled.literal_weights(low), *compiled.literal_weights(high), free=low < high)
     parts = [
         (part, _part_extrema(compiled, part, box, low, high, None if bound == "decoupled" else budget))
         for part in compiled.parts
         if part.beta > 0
     ]
     if not parts or low.shape[0] == 0:
-        return Bounds(low.reshape(shape), high.reshape(shape), torch.ones(shape, dtype=torch.bool, device=low.device))
+        zero = torch.zeros(shape, dtype=torch.float64, device=low.device)
+        return Bounds(low.reshape(shape), high.reshape(shape), zero == 0, zero)
     result = _mix(parts, box, low, high)
-    return Bounds(*(x.reshape(shape) for x in (result.lower, result.upper, result.exact)))
+    gap = torch.zeros_like(result.lower) if result.gap is None else result.gap
+    return Bounds(*(x.reshape(shape) for x in (result.lower, result.upper, result.exact, gap)))

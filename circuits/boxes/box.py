@@ -72,12 +72,22 @@ class ComponentBounds:
         lower, upper: float64[n, m].
         exact: bool[n, m], both are attained.
         signs: int8[m] of +-1 if P(x_j) moves with sensor i in the direction signs[i] * signs[j] for all i, j; else None.
+        gap: float64[n, m], largest distance of an end from the true extremum, if it is known.
     """
 
     lower: Tensor
     upper: Tensor
     exact: Tensor
     signs: NDArray[np.int8] | None = None
+    gap: Tensor | None = None
+
+    @property
+    def looseness(self) -> Tensor:
+        """How far an end may be from the true extremum, [n, m]: ``gap`` or, where that is not known, the width."""
+        width = self.upper - self.lower
+        if self.gap is not None:
+            return torch.minimum(self.gap, width)
+        return torch.where(self.exact, 0.0, width)
 
     def where_possible(self, possible: Tensor) -> ComponentBounds:
         """[0, 1] and not exact in the rows whose box may contain evidence that no world explains (bool[n])."""
@@ -87,6 +97,7 @@ class ComponentBounds:
             upper=torch.where(keep, self.upper, 1.0).clamp(0.0, 1.0),
             exact=self.exact & keep,
             signs=self.signs,
+            gap=None if self.gap is None else torch.where(keep, self.gap, 1.0),
         )
 
 

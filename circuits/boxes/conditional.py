@@ -13,7 +13,7 @@ Only the odds pos / neg of a literal's weights matter. A box of both weights is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from neurosym.circuits.boxes.box import WeightBox
 from neurosym.circuits.boxes.rounding import SMALLEST_TOTAL, probability_slack
-from neurosym.circuits.boxes.search import TABLE_ENTRIES, Problems, search
+from neurosym.circuits.boxes.cutset import CutPlan
+from neurosym.circuits.boxes.search import EXACT_GAP, TABLE_ENTRIES, Problems, search
 from neurosym.circuits.boxes.tables import (
     CornerSums,
     Workspace,
@@ -217,6 +218,7 @@ def _by_search(
     left: Tensor,
     budget: int,
     tolerance: float,
+    plan: CutPlan | None,
     out: ConditionalBounds,
 ) -> None:
     """Fill the entries ``left`` (pairs (row, position in targets), int64[q, 2]) of ``out``."""
@@ -226,20 +228,29 @@ def _by_search(
         targets[at].repeat_interleave(2),
         torch.arange(2, device=rows.device).repeat(rows.numel()) == 1,
     )
-    found = search(circuit, box, problems, budget, tolerance=tolerance)
+    found = search(circuit, box, problems, budget, plan, tolerance)
     ends, gap = found.end.reshape(-1, 2), found.gap.reshape(-1, 2)
     gap = torch.where(gap.isnan(), torch.inf, gap).amax(dim=1)
     corner = found.corner.scatter(1, problems.target[:, None], problems.side[:, None]).reshape(-1, 2, box.size)
     out.lower[rows, at], out.upper[rows, at] = ends[:, 0], ends[:, 1]
     out.witness_lower[rows, at], out.witness_upper[rows, at] = corner[:, 0], corner[:, 1]
     out.nodes[rows, at] = found.spent.reshape(-1, 2).sum(dim=1)
-    out.gap[rows, at], out.exact[rows, at] = gap, gap <= max(tolerance, 2e-10)
+    out.gap[rows, at], out.exact[rows, at] = gap, gap <= max(tolerance, EXACT_GAP)
 
 
 def box_extrema(
-    circuit: Circuit, targets: Sequence[int], box: WeightBox, possible: Tensor, budget: int, tolerance: float
+    circuit: Circuit,
+    targets: Sequence[int],
+    box: WeightBox,
+    possible: Tensor,
+    budget: int,
+    tolerance: float,
+    cuts: Callable[[], CutPlan | None] | None = None,
 ) -> ConditionalBounds:
-    """:func:`conditional_bounds` on a checked box [n, m]; rows that are not ``possible`` (bool[n]) become [0, 1]."""
+    """:func:`conditional_bounds` on a checked box [n, m]; rows that are not ``possible`` (bool[n]) become [0, 1].
+
+    ``cuts`` makes the cutsets that the search may use; it is called when there is something to search.
+    """
     device = box.pos_lo.device
     out = _empty(box.rows, len(targets), box.size, device)
     rows = possible.nonzero()[:, 0]
@@ -258,7 +269,8 @@ def box_extrema(
             left.append(torch.stack([own, torch.full_like(own, at)], dim=1))
     rest = torch.cat(left)
     if rest.numel():
-        _by_search(circuit, torch.tensor(list(targets), device=device), box, rest, budget, tolerance, out)
+        numbers = torch.tensor(list(targets), device=device)
+        _by_search(circuit, numbers, box, rest, budget, tolerance, None if cuts is None else cuts(), out)
     return out
 
 

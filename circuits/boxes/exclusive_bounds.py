@@ -17,7 +17,7 @@ from neurosym.circuits.boxes.exclusive_form import ExclusiveForm
 from neurosym.circuits.boxes.exclusive_plan import ExclusivePlan, Sensors
 from neurosym.circuits.boxes.simplex import SUM_TOLERANCE
 
-CHUNK_VALUES = 1 << 19
+CHUNK_VALUES = 1 << 18
 """Pairs of classes times rows worked on at once: stays in the second-level cache."""
 
 
@@ -58,7 +58,7 @@ def exclusive_extrema(plan: ExclusivePlan, box: WeightBox, categorical: bool, bu
     lower, upper = torch.empty_like(box.pos_lo), torch.empty_like(box.pos_lo)
     exact = torch.zeros_like(box.free)
     k, length = len(plan.form.classes), len(plan.form.concepts)
-    for rows, part in box.chunks(CHUNK_VALUES // max(k * k, 2 * k * length, 1)):
+    for rows, part in box.chunks(CHUNK_VALUES // max(k * k, 2 * length, 1)):
         sensors = Sensors.of(plan.form, part)
         ends = class_posteriors(plan, part, sensors, categorical)
         known = class_exact(plan, part.free[:, k:])
