@@ -41,7 +41,7 @@ def evaluate_semiring(
         target: a circuit over m variables, or a knowledge base (then m = V, all predicates).
         semiring: the semiring, or a morphism that takes the given weights into its target.
         pos, neg: weights of the positive and negative literals: sequences of m Python elements, or tensors [..., m]
-            ([..., m, cell] for vector elements).
+            ([..., m, cell] for vector elements), both of one kind.
         constants: elements for the constant nodes in the circuit's order (through the morphism too); by default
             ``from_log`` of their logs.
         verify: check what the semiring needs (determinism by enumeration, up to 14 variables).
@@ -56,8 +56,8 @@ def evaluate_semiring(
     """
     ir = as_ir(target, circuit, class_kind, part)
     require_all_variables(ir)
+    pos, neg = _images(semiring, pos), _images(semiring, neg)
     if isinstance(semiring, Morphism):
-        pos, neg = semiring(pos), semiring(neg)
         constants = None if constants is None else semiring(constants)
         semiring = semiring.target
     if verify:
@@ -73,6 +73,25 @@ def evaluate_semiring(
         if len(weight) != ir.num_variables:
             raise InputError(f"{name} has {len(weight)} weights; the circuit has {ir.num_variables} variables")
     return node_values(ir, semiring, pos, neg, constants)[-1]
+
+
+def _images(semiring: Semiring | Morphism, weights: Any) -> Any:
+    """Weights in the semiring, as tensors or Python elements as it can do."""
+    target = semiring.target if isinstance(semiring, Morphism) else semiring
+    if target.tensors == "none" and isinstance(weights, Tensor):
+        if weights.ndim != 1:
+            raise InputError(
+                f"semiring {target.name!r} works on Python numbers, one row at a time; the weights have shape "
+                f"{tuple(weights.shape)}"
+            )
+        weights = weights.tolist()
+    if target.vector and not isinstance(weights, Tensor):
+        weights = torch.tensor(weights, dtype=torch.float64)
+    if isinstance(semiring, Morphism):
+        weights = semiring(weights)
+    if target.tensors == "float64" and isinstance(weights, Tensor):
+        weights = weights.to(torch.float64)
+    return weights
 
 
 def _verify(ir: CircuitIR, semiring: Semiring) -> None:

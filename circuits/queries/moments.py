@@ -101,7 +101,7 @@ def _slopes(
     logs = (circuit.log_constants.to(pos) if log_constants is None else log_constants).expand(pos.shape[0], -1).t()
     places = (steps.positive, steps.negative, steps.constant_nodes)
     found = []
-    zero = torch.zeros_like(logs[:0].sum(dim=0))
+    zero = torch.zeros_like(values[root])
     for place, own, scale in zip(places, gains, (zero, zero, logs), strict=True):
         share = torch.exp(slopes[place] + scale - _finite(values[root]))
         found.append((share * (by_log + by_mean * (outside[place] + own.t() - means[root]))).t())

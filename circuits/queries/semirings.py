@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class Semiring:
         from_log: the element for a constant given by its log; None allows the constants 0 and 1 only.
         idempotent: a + a = a, so that determinism is not needed.
         vector: elements in tensors are vectors along the last dimension.
+        tensors: what the weights may be as tensors: ``any`` dtype, ``float64`` (others are converted), or ``none``, for
+            Python numbers that a tensor would wrap or round.
         add_all, mul_all: folds over dimension 1 of a tensor, where one call beats pairwise folding.
     """
 
@@ -54,6 +56,7 @@ class Semiring:
     from_log: Callable[[float], Any] | None = None
     idempotent: bool = False
     vector: bool = False
+    tensors: Literal["any", "float64", "none"] = "any"
     add_all: Fold | None = None
     mul_all: Fold | None = None
 
@@ -124,7 +127,7 @@ def _log_add(a: float, b: float) -> float:
 
 
 def _real_constant(log_value: float) -> float:
-    return math.exp(log_value)
+    return math.exp(log_value) if log_value < 709.0 else math.inf
 
 
 def exact_constant(log_value: float) -> Fraction:
@@ -192,33 +195,29 @@ def _points(x: Any) -> Tensor:
     return torch.stack([x, x], dim=-1)
 
 
-def _sum1(x: Tensor) -> Tensor:
-    return x.sum(dim=1)
-
-
-def _amax1(x: Tensor) -> Tensor:
-    return x.amax(dim=1)
-
-
-REAL = Semiring("real", operator.add, operator.mul, 0, 1, _real_constant, add_all=_sum1, mul_all=lambda x: x.prod(1))
-"""Numbers with + and *: the weighted model count. Works on tensors, floats, Fractions, ints."""
+REAL = Semiring(
+    "real", operator.add, operator.mul, 0, 1, _real_constant, tensors="float64",
+    add_all=lambda x: x.sum(dim=1), mul_all=lambda x: x.prod(dim=1),
+)  # fmt: skip
+"""Numbers with + and *: the weighted model count. Works on tensors, floats, ints."""
 LOG = Semiring(
-    "log", _on(torch.logaddexp, _log_add), operator.add, -math.inf, 0.0, lambda c: c,
-    add_all=lambda x: torch.logsumexp(x, dim=1), mul_all=_sum1,
+    "log", _on(torch.logaddexp, _log_add), operator.add, -math.inf, 0.0, lambda c: c, tensors="float64",
+    add_all=lambda x: torch.logsumexp(x, dim=1), mul_all=lambda x: x.sum(dim=1),
 )  # fmt: skip
 """Logs of non-negative numbers: the log weighted model count."""
 MAX_PRODUCT = Semiring(
-    "max-product", _on(torch.maximum, max), operator.mul, 0, 1, _real_constant, True,
-    add_all=_amax1, mul_all=lambda x: x.prod(1),
+    "max-product", _on(torch.maximum, max), operator.mul, 0, 1, _real_constant, True, tensors="float64",
+    add_all=lambda x: x.amax(dim=1), mul_all=lambda x: x.prod(dim=1),
 )  # fmt: skip
 """Non-negative numbers with max and *: the weight of the best world."""
 MAX_LOG = Semiring(
-    "max-log", _on(torch.maximum, max), operator.add, -math.inf, 0.0, lambda c: c, True, add_all=_amax1, mul_all=_sum1
-)
+    "max-log", _on(torch.maximum, max), operator.add, -math.inf, 0.0, lambda c: c, True, tensors="float64",
+    add_all=lambda x: x.amax(dim=1), mul_all=lambda x: x.sum(dim=1),
+)  # fmt: skip
 """Logs with max and + (tropical): the log weight of the best world."""
 MIN_PLUS = Semiring(
-    "min-plus", _on(torch.minimum, min), operator.add, math.inf, 0, lambda c: -c, True,
-    add_all=lambda x: x.amin(dim=1), mul_all=_sum1,
+    "min-plus", _on(torch.minimum, min), operator.add, math.inf, 0, lambda c: -c, True, tensors="float64",
+    add_all=lambda x: x.amin(dim=1), mul_all=lambda x: x.sum(dim=1),
 )  # fmt: skip
 """Costs with min and +: the cheapest world. With weights 1 for true and 0 for false: the fewest true predicates."""
 BOOLEAN = Semiring(
@@ -226,15 +225,19 @@ BOOLEAN = Semiring(
     lambda c: True, True, add_all=lambda x: x.any(dim=1), mul_all=lambda x: x.all(dim=1),
 )  # fmt: skip
 """Truth values with OR and AND: is there a world? A literal that is False is ruled out."""
-COUNTING = Semiring("counting", operator.add, operator.mul, 0, 1, lambda c: 1)
+COUNTING = Semiring("counting", operator.add, operator.mul, 0, 1, lambda c: 1, tensors="none")
 """Python ints, which never wrap: worlds that are possible; constants other than 0 count 1."""
-RATIONAL = Semiring("rational", operator.add, operator.mul, Fraction(0), Fraction(1), exact_constant)
+RATIONAL = Semiring("rational", operator.add, operator.mul, Fraction(0), Fraction(1), exact_constant, tensors="none")
 """Fractions: exact weighted model counts; constants are taken as :func:`exact_constant`."""
-INTERVAL = Semiring("interval", _interval_add, _interval_mul, (0.0, 0.0), (1.0, 1.0), _interval_constant, vector=True)
-"""Tensors [..., 2] of lower and upper ends, 0 <= lower <= upper < inf, float64: an enclosure of the weighted model count
-for all weights within the ends, true in spite of rounding. Needs a device that keeps subnormal numbers."""
-DUAL = Semiring("dual", operator.add, _dual_mul, (0.0,), (1.0,), lambda c: (math.exp(c),), vector=True)
-"""Tensors [..., 1+k]: a value with k directional derivatives (gradient semiring); see :func:`dual`."""
+INTERVAL = Semiring(
+    "interval", _interval_add, _interval_mul, (0.0, 0.0), (1.0, 1.0), _interval_constant, vector=True, tensors="float64"
+)
+"""Pairs [..., 2] of lower and upper ends, 0 <= lower <= upper < inf: an enclosure of the weighted model count for all
+weights within the ends, true in spite of rounding. Needs a device that keeps subnormal numbers."""
+DUAL = Semiring(
+    "dual", operator.add, _dual_mul, (0.0,), (1.0,), lambda c: (_real_constant(c),), vector=True, tensors="float64"
+)
+"""Vectors [..., 1+k]: a value with k directional derivatives (gradient semiring); see :func:`dual`."""
 
 REAL_TO_LOG = Morphism(REAL, LOG, _on(torch.log, lambda x: math.log(x) if x > 0 else -math.inf), True)
 LOG_TO_REAL = Morphism(LOG, REAL, _on(torch.exp, math.exp), True)

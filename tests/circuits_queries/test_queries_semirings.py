@@ -265,6 +265,28 @@ def _constant_logs(compiled: Any) -> list[float]:
     return [float(c) for c in part_circuit(compiled).log_constants]
 
 
+def test_numbers_are_neither_wrapped_nor_rounded() -> None:
+    """Counts of tensors are Python ints; integer and float32 weights are worked on in float64."""
+    free = KnowledgeBase(tuple(f"x{i}" for i in range(70)))
+    ones = torch.ones(70, dtype=torch.int64)
+    assert evaluate_semiring(free, s.COUNTING, ones, ones) == 2**70
+    assert evaluate_semiring(free, s.REAL, ones, ones).item() == 2.0**70
+    kb = KnowledgeBase(("a",), (), (Rule(Var("a"), 1.5),))
+    assert evaluate_semiring(kb, s.REAL, ones[:1], ones[:1]).item() == pytest.approx(1 + math.exp(-1.5), rel=1e-15)
+    third = torch.tensor([1 / 3], dtype=torch.float32)
+    low, high = evaluate_semiring(kb, s.REAL_TO_INTERVAL, third, third).tolist()
+    exact = Fraction(third.item()) * (1 + Fraction(math.exp(-1.5)))
+    assert Fraction(low) < exact * (1 + Fraction(1, 10**15))
+    assert exact * (1 - Fraction(1, 10**15)) < Fraction(high)
+    assert high - low < 1e-15
+    assert evaluate_semiring(kb, s.REAL_TO_INTERVAL, [0.5], [0.25]).tolist() == pytest.approx(
+        [0.5 + math.exp(-1.5) / 4] * 2
+    )
+    assert evaluate_semiring(kb, s.INTERVAL, [(0.0, 1.0)], [(0.0, 0.0)]).tolist() == [0.0, 1.0]
+    with pytest.raises(InputError, match="one row at a time"):
+        evaluate_semiring(free, s.REAL_TO_RATIONAL, ones[None], ones[None])
+
+
 def test_needs_are_checked() -> None:
     builder = CircuitBuilder()
     both = [
