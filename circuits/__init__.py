@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from neurosym.circuits.circuit import Circuit as Circuit
     from neurosym.circuits.compile import compile as compile
     from neurosym.circuits.compile import marginals as marginals
+    from neurosym.circuits.compilers.clauses import Cnf as Cnf
+    from neurosym.circuits.compilers.expand import terms_of_ir as terms_of_ir
+    from neurosym.circuits.compilers.portfolio import CompiledCnf as CompiledCnf
+    from neurosym.circuits.compilers.portfolio import compile_cnf as compile_cnf
+    from neurosym.circuits.compilers.terms import DisjointTerms as DisjointTerms
+    from neurosym.circuits.compilers.terms import find_terms as find_terms
     from neurosym.circuits.component import CompiledKnowledge as CompiledKnowledge
     from neurosym.circuits.component import Component as Component
     from neurosym.circuits.component import Part as Part
@@ -117,11 +123,14 @@ _NAMES = {
     "COUNTING_TO_RATIONAL": "queries.semirings",
     "Circuit": "circuit",
     "CircuitLayer": "layer",
+    "Cnf": "compilers.clauses",
     "CompileLimit": "errors",
+    "CompiledCnf": "compilers.portfolio",
     "CompiledKnowledge": "component",
     "Component": "component",
     "DUAL": "queries.semirings",
     "EmFit": "learning.psdd",
+    "DisjointTerms": "compilers.terms",
     "Factor": "factors",
     "INTERVAL": "queries.semirings",
     "InconsistentEvidence": "errors",
@@ -173,6 +182,7 @@ _NAMES = {
     "circuit_sample": "queries.sampling",
     "circuit_svg": "formats.picture",
     "compile": "compile",
+    "compile_cnf": "compilers.portfolio",
     "conditionals": "queries.worlds",
     "covariance": "queries.linear",
     "cross_entropy": "queries.information",
@@ -185,6 +195,7 @@ _NAMES = {
     "joint_distribution": "queries.information",
     "k_best": "queries.kbest",
     "kl_divergence": "queries.information",
+    "find_terms": "compilers.terms",
     "load": "formats.npz",
     "load_circuit": "formats.arrays",
     "log_evidence": "queries.worlds",

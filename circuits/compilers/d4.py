@@ -129,15 +129,17 @@ def _parse(text: bytes) -> _Nnf:
     Raises:
         ValueError: it is not in d4's format.
     """
+    if not text.endswith(b" 0\n"):
+        raise ValueError("it is empty or cut short")
     raw = np.frombuffer(text, dtype=np.uint8)
     first = np.concatenate([[0], np.flatnonzero(raw == ord("\n"))[:-1] + 1])
-    head = raw[first] if raw.size else raw
+    head = raw[first]
     numbers = np.fromstring(text.translate(bytes.maketrans(b"oatf", b"    ")), dtype=np.int64, sep=" ")
     ends = np.flatnonzero(numbers == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     is_node = head >= ord("a")
     length = ends - starts
-    if not raw.size or ends.size != head.size or (length < np.where(is_node, 1, 2)).any():
+    if ends.size != head.size or (length < np.where(is_node, 1, 2)).any():
         raise ValueError("not d4's format")
     ids = numbers[starts[is_node]]
     tags = np.zeros(ids.size, dtype=np.uint8)

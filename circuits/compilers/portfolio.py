@@ -145,7 +145,10 @@ def compile_cnf(
             statistics = {**found.statistics, "cached": True}
             return CompiledCnf(found.ir, found.terms, found.compiler, time.monotonic() - start, statistics)
     limits = _Limits(compiler, start + max_seconds, max_nodes, max_memory, minimise)
-    done = _compile(clauses, limits)
+    try:
+        done = _compile(clauses, limits)
+    except CompileLimit as limit:
+        raise CompileLimit(limit.reason, {**limit.stats, "seconds": round(time.monotonic() - start, 2)}) from None
     done = replace(done, seconds=time.monotonic() - start)
     if store:
         store.put(canonical, options, done.ir, done.terms, done.compiler, done.statistics)

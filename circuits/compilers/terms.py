@@ -17,6 +17,7 @@ of some row has neither a true literal nor a conflict, the answer is None.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from neurosym.circuits.compilers.clauses import Cnf, Ints
 from neurosym.circuits.compilers.forest import find_forest
 from neurosym.circuits.compilers.runs import TermRuns, runs_of_terms, runs_to_ir
+from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitIR
 from neurosym.errors import InputError
 
@@ -90,6 +92,23 @@ def find_runs(cnf: Cnf) -> TermRuns | None:
         return runs
     terms = _find_dense(cnf, MAX_DENSE_VARIABLES * (MAX_DENSE_VARIABLES + 1))
     return None if terms is None else runs_of_terms(terms.terms, terms.log_constants)
+
+
+def hard_terms(
+    factors: Sequence[Factor], members: Sequence[int], max_entries: int = MAX_ENTRIES
+) -> DisjointTerms | None:
+    """The worlds of hard factors as disjoint terms; column i is predicate ``members[i]``.
+
+    None where a factor is soft or too large for clauses, or this detection does not succeed. Linear time for the usual
+    rules, so that it may be asked before any other compiler is.
+    """
+    if not all(factor.hard for factor in factors):
+        return None
+    try:
+        cnf = Cnf.from_factors(factors, members)
+    except InputError:
+        return None
+    return find_terms(cnf, max_entries)
 
 
 def terms_to_ir(terms: DisjointTerms) -> CircuitIR:
