@@ -93,13 +93,15 @@ def weight_box(
     given = {"lower": lower, "upper": upper, "neg_lower": neg_lower, "neg_upper": neg_upper}
     ends = {k: torch.as_tensor(v).detach().to(torch.float64) for k, v in given.items() if v is not None}
     most = 1.0 if neg_lower is None else torch.finfo(torch.float64).max
-    shape = torch.broadcast_shapes(*(x.shape for x in ends.values()))
-    if not shape or shape[-1] != num_variables:
+    shapes = {x.shape for x in ends.values()}
+    shape = ends["lower"].shape
+    if len(shapes) > 1 or not shape or shape[-1] != num_variables:
+        seen = ", ".join(f"{k} {tuple(x.shape)}" for k, x in ends.items())
         raise InputError(
-            f"conditional_bounds: the ends have shape {tuple(shape)}; the last dimension must be the {num_variables} "
-            "variables"
+            f"conditional_bounds: all ends must have one shape whose last dimension are the {num_variables} variables, "
+            f"not {seen}"
         )
-    flat = {k: x.expand(shape).reshape(-1, num_variables) for k, x in ends.items()}
+    flat = {k: x.reshape(-1, num_variables) for k, x in ends.items()}
     for name, x in flat.items():
         wrong = ~((x >= 0) & (x <= most))
         if bool(wrong.any()):

@@ -155,15 +155,25 @@ class _Search:
         names = ("bound", "fixed", "branch", "corner", "value")
         return Expanded(*(torch.cat([getattr(piece, name) for piece in pieces]) for name in names))
 
-    def tables(self, item: Tensor, state: Tensor, bound: Tensor) -> Tensor:
+    def affordable(self, item: Tensor, free: Tensor) -> Tensor:
+        """Nodes whose corners fit what is left of their problem's budget, first come first served; int64[s]."""
+        count = free.sum(dim=1)
+        chosen, left = [], {}
+        for b in (count <= MAX_TABLE_FREE).nonzero()[:, 0].tolist():
+            problem, cost = int(item[b]), -(-(1 << int(count[b])) // TABLE_ENTRIES)
+            budget = left.get(problem, self.limit - int(self.spent[problem]))
+            if cost <= budget:
+                left[problem] = budget - cost
+                chosen.append(b)
+        return torch.tensor(chosen, dtype=torch.long, device=item.device)
+
+    def tables(self, item: Tensor, state: Tensor) -> Tensor:
         """Look at all corners of the nodes that are small enough; bool[b], those that are done with."""
         done = torch.zeros_like(item, dtype=torch.bool)
         free = state == FREE
-        affordable = TABLE_ENTRIES * (self.limit - self.spent[item]).clamp_min(0)
-        small = (free.sum(dim=1) <= MAX_TABLE_FREE) & (2.0 ** free.sum(dim=1) <= affordable)
-        if not bool(small.any()):
+        index = self.affordable(item, free)
+        if index.numel() == 0:
             return done
-        index = small.nonzero()[:, 0]
         keys = torch.cat([self.problems.target[item[index], None], free[index].long()], dim=1)
         groups, member = torch.unique(keys, dim=0, return_inverse=True)
         for g in range(groups.shape[0]):
@@ -172,15 +182,13 @@ class _Search:
             cost = structure(self.circuit).work(moving)
             if cost > MAX_TABLE_WORK:
                 continue
-            rows = index[member == g]
-            for piece in rows.split(max(1, (1 << 21) // cost)):
-                done[piece] = self.table(item[piece], state[piece], bound[piece], target, columns)
-                self.spent.scatter_add_(
-                    0, item[piece], torch.full_like(piece, -(-(1 << columns.numel()) // TABLE_ENTRIES))
-                )
+            for rows in index[member == g].split(max(1, (1 << 21) // cost)):
+                done[rows] = self.table(item[rows], state[rows], target, columns)
+                units = torch.full_like(rows, -(-(1 << columns.numel()) // TABLE_ENTRIES))
+                self.spent.scatter_add_(0, item[rows], units)
         return done
 
-    def table(self, item: Tensor, state: Tensor, bound: Tensor, target: int, columns: Tensor) -> Tensor:
+    def table(self, item: Tensor, state: Tensor, target: int, columns: Tensor) -> Tensor:
         """One group of nodes with the same target and free sensors; bool[b], False where digits were lost."""
         box, up = self.box.take(self.problems.row[item]), state == HIGH
         free = state == FREE
@@ -213,7 +221,7 @@ class _Search:
         # what is left of a node without free sensors is the corner that was offered
         split = (found.branch >= 0) & self.live(item, bound)
         index = split.nonzero()[:, 0]
-        index = index[~self.tables(item[index], found.fixed[index], bound[index])]
+        index = index[~self.tables(item[index], found.fixed[index])]
         item, fixed, bound, branch = item[index], found.fixed[index], bound[index], found.branch[index][:, None]
         states = [fixed.scatter(1, branch, end) for end in (LOW, HIGH)]
         keep = ~chosen

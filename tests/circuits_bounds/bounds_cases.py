@@ -128,3 +128,17 @@ def random_balanced(rng: np.random.Generator, size: int, extra: int) -> tuple[Kn
         rules.append(Rule(Implies(left, right), math.inf if hard else float(rng.uniform(0.1, 4))))
     k = max(1, size // 3)
     return KnowledgeBase(tuple(names[:k]), tuple(names[k:]), tuple(rules)), signs * signs[0]
+
+
+def random_frustrated(rng: np.random.Generator, size: int) -> KnowledgeBase:
+    """Clauses over two to four literals with random signs, soft or hard, that link all predicates."""
+    names = [f"p{i}" for i in range(size)]
+    hard = float(rng.choice([0.0, 0.3, 1.0]))
+    order = rng.permutation(size)
+    scopes = [[int(v) for v in order[i : i + 3]] for i in range(0, size - 1, 2)]
+    scopes += [[int(v) for v in rng.choice(size, int(rng.integers(2, 5)), replace=False)] for _ in range(size // 2)]
+    rules = []
+    for scope in scopes:
+        clause = Or(tuple(Not(Var(names[v])) if rng.random() < 0.5 else Var(names[v]) for v in scope))
+        rules.append(Rule(clause, math.inf if rng.random() < hard else float(rng.uniform(0.2, 4))))
+    return KnowledgeBase(tuple(names[:2]), tuple(names[2:]), tuple(rules))
