@@ -1,0 +1,1 @@
+"""Speed, size and exactness of circuits, beside PySDD, KLay and d4."""
