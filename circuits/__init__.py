@@ -11,8 +11,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neurosym.circuits.boxes.argmax import CertifiedArgmax as CertifiedArgmax
+    from neurosym.circuits.boxes.argmax import certified_argmax as certified_argmax
     from neurosym.circuits.boxes.bounds import Bounds as Bounds
     from neurosym.circuits.boxes.bounds import bounds as bounds
+    from neurosym.circuits.boxes.conditional import ConditionalBounds as ConditionalBounds
+    from neurosym.circuits.boxes.conditional import conditional_bounds as conditional_bounds
+    from neurosym.circuits.boxes.witness import WitnessCheck as WitnessCheck
+    from neurosym.circuits.boxes.witness import check_witness as check_witness
+    from neurosym.circuits.boxes.witness import differentiable_bounds as differentiable_bounds
     from neurosym.circuits.circuit import Circuit as Circuit
     from neurosym.circuits.compile import compile as compile
     from neurosym.circuits.compile import marginals as marginals
@@ -121,6 +128,7 @@ _NAMES = {
     "COUNTING": "queries.semirings",
     "COUNTING_TO_BOOLEAN": "queries.semirings",
     "COUNTING_TO_RATIONAL": "queries.semirings",
+    "CertifiedArgmax": "boxes.argmax",
     "Circuit": "circuit",
     "CircuitLayer": "layer",
     "Cnf": "compilers.clauses",
@@ -128,9 +136,10 @@ _NAMES = {
     "CompiledCnf": "compilers.portfolio",
     "CompiledKnowledge": "component",
     "Component": "component",
+    "ConditionalBounds": "boxes.conditional",
     "DUAL": "queries.semirings",
-    "EmFit": "learning.psdd",
     "DisjointTerms": "compilers.terms",
+    "EmFit": "learning.psdd",
     "Factor": "factors",
     "INTERVAL": "queries.semirings",
     "InconsistentEvidence": "errors",
@@ -162,7 +171,10 @@ _NAMES = {
     "Semiring": "queries.semirings",
     "SemiringDerivatives": "queries.exact",
     "WeightFit": "learning.rule_weights",
+    "WitnessCheck": "boxes.witness",
     "bounds": "boxes.bounds",
+    "certified_argmax": "boxes.argmax",
+    "check_witness": "boxes.witness",
     "circuit_covariance": "queries.linear",
     "circuit_cross_entropy": "queries.information",
     "circuit_digest": "formats.arrays",
@@ -183,19 +195,21 @@ _NAMES = {
     "circuit_svg": "formats.picture",
     "compile": "compile",
     "compile_cnf": "compilers.portfolio",
+    "conditional_bounds": "boxes.conditional",
     "conditionals": "queries.worlds",
     "covariance": "queries.linear",
     "cross_entropy": "queries.information",
+    "differentiable_bounds": "boxes.witness",
     "dual": "queries.semirings",
     "entropy": "queries.information",
     "evaluate_semiring": "queries.algebraic",
     "exact_marginals": "queries.exact",
     "exact_wmc": "queries.exact",
     "expectation": "queries.linear",
+    "find_terms": "compilers.terms",
     "joint_distribution": "queries.information",
     "k_best": "queries.kbest",
     "kl_divergence": "queries.information",
-    "find_terms": "compilers.terms",
     "load": "formats.npz",
     "load_circuit": "formats.arrays",
     "log_evidence": "queries.worlds",
