@@ -3,12 +3,14 @@
 The plain path works with weights scaled to pos + neg = 1, which is exact for a smooth circuit (every world has one
 literal of each variable). Then no intermediate value exceeds G, the largest product of constants above 1, and what is
 lost to underflow is at most ``tiny`` for each element times G. Rows whose value is not far above that (``floor``) are
-computed again, in float64 if they were not, and in the end in log space (:mod:`neurosym.circuits.engine.logspace`).
+computed again: in float64 if they were not, then relative to one world, in the end in log space
+(:mod:`neurosym.circuits.engine.logspace`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -29,6 +31,8 @@ LARGEST_GAIN = 200.0
 """Largest log of G for the plain path."""
 MOST_VARIABLES = 900
 """Up to so many variables the number of worlds is a float64."""
+FEW_ROWS = 16
+"""So few rows go to log space at once when the plain range does not hold them."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,21 @@ class Gradient:
     off: Tensor
     constants: Tensor
 
+    def to(self, dtype: torch.dtype) -> Gradient:
+        """In another precision."""
+        return Gradient(*(x.to(dtype) for x in vars(self).values()))
+
     def put(self, index: Tensor, other: Gradient) -> None:
         """Overwrite some rows."""
         for field in fields(self):
             value = getattr(self, field.name)
             value[index] = getattr(other, field.name).to(value.dtype)
+
+
+Results = tuple[Tensor, ...]
+Plain = Callable[[Weights, Tensor | None, Tensor | None], tuple[Tensor, Results]]
+"""(scaled weights, what they were divided by, more rows) -> (value of the scaled circuit, results)"""
+Exact = Callable[[Weights, Tensor | None], Results]
 
 
 class Evaluator:
@@ -60,6 +74,7 @@ class Evaluator:
         self._plan: Plan | None = None
         self._program: Program | None = None
         self._own_gain: float | None = None
+        self._reference: Tensor | None = None
         self._kernels: dict[str, Kernel] = {}
 
     @property
@@ -86,16 +101,6 @@ class Evaluator:
     def _path(self, like: Weights) -> str:
         return pick(like.pos.device, like.batch) if self.engine in ("auto", "terms") else self.engine
 
-    def _prepare(self, weights: Weights) -> tuple[Weights, Tensor | None]:
-        """Scaled weights, and their scale, in the precision of the kernel.
-
-        On a CPU that is float64: a product of a few dozen probabilities is already too small for float32. The compiled
-        kernel widens by itself.
-        """
-        if weights.pos.device.type == "cpu" and self._path(weights) != "numba":
-            weights = _widen(weights)
-        return normalise(weights)
-
     def log_gain(self, constants: Tensor) -> float:
         """log G: bounds every value and derivative when pos + neg = 1; inf for the engine ``log``."""
         if self.engine == "log":
@@ -113,62 +118,111 @@ class Evaluator:
         info = torch.finfo(dtype)
         return info.tiny / info.eps * 16 * (self.program.num_elements + 1) * math.exp(log_gain)
 
-    # -- value -------------------------------------------------------------------------------------------------------
+    # -- which arithmetic --------------------------------------------------------------------------------------------
 
-    def log_value(self, weights: Weights) -> Tensor:
-        """log Z, [B]; -inf where no world is left."""
+    def _run(self, weights: Weights, plain: Plain, exact: Exact, extra: Tensor | None = None) -> Results:
+        """``plain`` in the arithmetic of the kernels where that is sound, ``exact`` for the rows where it is not.
+
+        On a CPU the plain arithmetic is float64: a product of a few dozen probabilities is already too small for
+        float32. (The compiled kernel widens by itself.)
+        """
         gain = self.log_gain(weights.constants)
         if gain > LARGEST_GAIN:
-            return self._log_value_exact(weights)
-        scaled, scale = self._prepare(weights)
-        value = self.kernel(weights).value(scaled)
-        out = value.log() if scale is None else value.log() + scale.log().sum(dim=1)
+            return tuple(x.to(weights.pos.dtype) for x in exact(_widen(weights), extra))
+        on_cpu = weights.pos.device.type == "cpu" and self._path(weights) != "numba"
+        work = _widen(weights) if on_cpu else weights
+        scaled, scale = normalise(work)
+        value, found = plain(scaled, scale, extra)
+        results = tuple(x.to(weights.pos.dtype) for x in found)
         bad = ~(value > self.floor(value.dtype, gain))
-        out = out.to(weights.pos.dtype)
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
-            again = self.log_value if _can_widen(weights) else self._log_value_exact
-            out[index] = again(_widen(weights.rows(index))).to(out.dtype)
-        return out
+            rows, more = work.rows(index), None if extra is None else extra[index]
+            widen = _can_widen(rows) and value.dtype != torch.float64
+            again = (
+                self._run(_widen(rows), plain, exact, more) if widen else self._far(_widen(rows), plain, exact, more)
+            )
+            for result, new in zip(results, again, strict=True):
+                result[index] = new.to(result.dtype)
+        return results
 
-    def _log_value_exact(self, weights: Weights) -> Tensor:
-        out = weights.pos.new_empty(weights.batch)
-        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
-            out[rows] = self._upward(weights.rows(rows))[self.plan.num_nodes - 1]
-        return out
+    def _far(self, weights: Weights, plain: Plain, exact: Exact, extra: Tensor | None) -> Results:
+        """Rows far below the range: relative to one world of the circuit, which then weighs its constants only.
+
+        That is right to rounding if no node came near the smallest numbers, which is checked, so that at every node
+        the lost terms are small beside its value. Where it is not, log space.
+        """
+        if weights.batch < FEW_ROWS:
+            return exact(weights, extra)
+        scaled, scale = self._relative(weights)
+        kernel, tiny = self.kernel(weights), torch.finfo(scaled.pos.dtype).tiny
+        value, least = kernel.least(scaled)
+        good = value.isfinite() & (least > tiny * 2.0**64) & scale.isfinite().all(dim=1) & (scale > tiny).all(dim=1)
+        index, rest = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
+
+        def pick_rows(at: Tensor) -> Tensor | None:
+            return None if extra is None else extra[at]
+
+        if not index.numel():
+            return exact(weights, extra)
+        _, found = plain(scaled.rows(index), scale[index], pick_rows(index))
+        if not rest.numel():
+            return found
+        other = exact(weights.rows(rest), pick_rows(rest))
+        place = torch.cat([index, rest]).argsort()
+        return tuple(torch.cat([a, b.to(a.dtype)])[place] for a, b in zip(found, other, strict=True))
+
+    def _relative(self, weights: Weights) -> tuple[Weights, Tensor]:
+        """Weights divided by those of the literals of a reference world, and these, [B, m]."""
+        if self._reference is None:
+            mean = Weights(*(w.mean(dim=0, keepdim=True) for w in (weights.pos, weights.neg)), weights.constants)
+            if mean.constants.ndim == 2:
+                mean = Weights(mean.pos, mean.neg, mean.constants.mean(dim=0))
+            self._reference = self._best_exact(mean)[1][0]
+        scale = torch.where(self._reference.to(weights.pos.device), weights.pos, weights.neg)
+        return Weights(weights.pos / scale, weights.neg / scale, weights.constants), scale
 
     def _upward(self, weights: Weights, maximise: bool = False) -> Tensor:
         constants = weights.constants.log()
         constants = constants.t() if constants.ndim == 2 else constants[:, None]
         return logspace.upward(self.plan, weights.pos.t().log(), weights.neg.t().log(), maximise, constants)
 
+    # -- value -------------------------------------------------------------------------------------------------------
+
+    def log_value(self, weights: Weights) -> Tensor:
+        """log Z, [B]; -inf where no world is left."""
+
+        def plain(scaled: Weights, scale: Tensor | None, _: Tensor | None) -> tuple[Tensor, Results]:
+            value = self.kernel(scaled).value(scaled)
+            return value, (_unscaled(value, scale),)
+
+        return self._run(weights, plain, self._log_value_exact)[0]
+
+    def _log_value_exact(self, weights: Weights, _: Tensor | None) -> Results:
+        out = weights.pos.new_empty(weights.batch)
+        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
+            out[rows] = self._upward(weights.rows(rows))[self.plan.num_nodes - 1]
+        return (out,)
+
     # -- first derivatives -------------------------------------------------------------------------------------------
 
     def gradient(self, weights: Weights) -> Gradient:
         """log Z and the derivatives of log Z; where there is no world, the derivatives of Z."""
-        gain = self.log_gain(weights.constants)
-        if gain > LARGEST_GAIN:
-            return self._gradient_exact(weights)
-        scaled, scale = self._prepare(weights)
-        found = self.kernel(weights).derivatives(scaled)
-        bad = ~(found.value > self.floor(found.value.dtype, gain))
-        value = found.value[:, None]
-        parts = [found.on / value, found.off / value, found.constants / value]
-        log_value = found.value.log()
-        if scale is not None:
-            log_value = log_value + scale.log().sum(dim=1)
-            parts[0], parts[1] = parts[0] / scale, parts[1] / scale
-        out = Gradient(*(x.to(weights.pos.dtype) for x in (log_value, *parts)))
-        if bool(bad.any()):
-            index = bad.nonzero()[:, 0]
-            again = self.gradient if _can_widen(weights) else self._gradient_exact
-            out.put(index, again(_widen(weights.rows(index))))
-        return out
 
-    def _gradient_exact(self, weights: Weights) -> Gradient:
+        def plain(scaled: Weights, scale: Tensor | None, _: Tensor | None) -> tuple[Tensor, Results]:
+            found = self.kernel(scaled).derivatives(scaled)
+            value = found.value[:, None]
+            on, off, fixed = found.on / value, found.off / value, found.constants / value
+            if scale is not None:
+                on, off = on / scale, off / scale
+            return found.value, (_unscaled(found.value, scale), on, off, fixed)
+
+        return Gradient(*self._run(weights, plain, self._gradient_exact))
+
+    def _gradient_exact(self, weights: Weights, _: Tensor | None) -> Results:
         logs = self._log_derivatives_exact(weights)
         base = torch.where(logs.log_value == -torch.inf, 0.0, logs.log_value)[:, None]
-        return Gradient(logs.log_value, *(torch.exp(x - base) for x in (logs.on, logs.off, logs.constants)))
+        return logs.log_value, *(torch.exp(x - base) for x in (logs.on, logs.off, logs.constants))
 
     def _log_derivatives_exact(self, weights: Weights) -> Gradient:
         out = empty_gradient(weights)
@@ -182,11 +236,12 @@ class Evaluator:
         return out
 
     def log_derivatives(self, weights: Weights) -> Gradient:
-        """log Z and the *logs* of the derivatives of Z, each to full relative accuracy."""
+        """log Z and the *logs* of the derivatives of Z, each to full relative accuracy (computed in float64)."""
+        dtype, weights = weights.pos.dtype, _widen(weights)
         gain = self.log_gain(weights.constants)
         if gain > LARGEST_GAIN:
-            return self._log_derivatives_exact(weights)
-        scaled, scale = self._prepare(weights)
+            return self._log_derivatives_exact(weights).to(dtype)
+        scaled, scale = normalise(weights)
         kernel = self.kernel(weights)
         found = kernel.derivatives(scaled)
         bad = self._underflowed(kernel, weights, found, self.floor(found.value.dtype, gain))
@@ -196,12 +251,10 @@ class Evaluator:
             total = logs.sum(dim=1)
             shift = total[:, None] - logs
             out = Gradient(out.log_value + total, out.on + shift, out.off + shift, out.constants + total[:, None])
-        out = Gradient(*(x.to(weights.pos.dtype) for x in vars(out).values()))
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
-            again = self.log_derivatives if _can_widen(weights) else self._log_derivatives_exact
-            out.put(index, again(_widen(weights.rows(index))))
-        return out
+            out.put(index, self._log_derivatives_exact(weights.rows(index)))
+        return out.to(dtype)
 
     @staticmethod
     def _underflowed(kernel: Kernel, weights: Weights, found: Derivatives, floor: float) -> Tensor:
@@ -225,27 +278,21 @@ class Evaluator:
 
     def marginals(self, weights: Weights) -> Tensor:
         """P(x_j = 1), [B, m]; NaN where no world is left."""
-        gain = self.log_gain(weights.constants)
-        if gain > LARGEST_GAIN:
-            return self._marginals_exact(weights)
-        scaled, _ = self._prepare(weights)
-        found = self.kernel(weights).derivatives(scaled)
-        bad = ~(found.value > self.floor(found.value.dtype, gain))
-        high, low = scaled.pos * found.on, scaled.neg * found.off
-        out = (high / (high + low)).to(weights.pos.dtype)
-        if bool(bad.any()):
-            index = bad.nonzero()[:, 0]
-            again = self.marginals if _can_widen(weights) else self._marginals_exact
-            out[index] = again(_widen(weights.rows(index))).to(out.dtype)
-        return out
 
-    def _marginals_exact(self, weights: Weights) -> Tensor:
+        def plain(scaled: Weights, scale: Tensor | None, _: Tensor | None) -> tuple[Tensor, Results]:
+            found = self.kernel(scaled).derivatives(scaled)
+            high, low = scaled.pos * found.on, scaled.neg * found.off
+            return found.value, (high / (high + low),)
+
+        return self._run(weights, plain, self._marginals_exact)[0]
+
+    def _marginals_exact(self, weights: Weights, _: Tensor | None) -> Results:
         out = torch.empty_like(weights.pos)
         for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
             part = weights.rows(rows)
             slopes = logspace.downward(self.plan, self._upward(part))
             out[rows] = logspace.posterior(self.plan, slopes, part.pos.t().log(), part.neg.t().log()).t()
-        return out
+        return (out,)
 
     def marginals_gradient(self, weights: Weights, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient of sum_j gain_j P(x_j) with respect to pos, neg, [B, m] each, and the constants, [B, C].
@@ -254,34 +301,30 @@ class Evaluator:
         positive weight along gain_j pos_j changes Z at the rate Z E[S], and D at the rate D (E[S | leaf] - gain_j)
         for a positive literal, D E[S | leaf] for the others.
         """
-        log_gain = self.log_gain(weights.constants)
-        if log_gain > LARGEST_GAIN:
-            return self._marginals_gradient_exact(weights, gain)
-        scaled, scale = self._prepare(weights)
-        zero = torch.zeros_like(scaled.neg)
-        direction = Weights(gain.to(scaled.pos.dtype) * scaled.pos, zero, torch.zeros_like(scaled.constants))
-        d, turned = self.kernel(weights).tangents(scaled, direction)
-        value, mean = d.value[:, None], (turned.value / d.value)[:, None]
-        on = (turned.on + gain * d.on - mean * d.on) / value
-        off = (turned.off - mean * d.off) / value
-        fixed = (turned.constants - mean * d.constants) / value
-        if scale is not None:
-            on, off = on / scale, off / scale
-        on, off, fixed = (x.to(weights.pos.dtype) for x in (on, off, fixed))
-        bad = ~(d.value > self.floor(d.value.dtype, log_gain))
-        if bool(bad.any()):
-            index = bad.nonzero()[:, 0]
-            again = self.marginals_gradient if _can_widen(weights) else self._marginals_gradient_exact
-            some = _widen(weights.rows(index))
-            for out, new in zip((on, off, fixed), again(some, gain[index].to(some.pos.dtype)), strict=True):
-                out[index] = new.to(out.dtype)
+
+        def plain(scaled: Weights, scale: Tensor | None, extra: Tensor | None) -> tuple[Tensor, Results]:
+            assert extra is not None
+            own = extra.to(scaled.pos.dtype)
+            zero = torch.zeros_like(scaled.neg)
+            direction = Weights(own * scaled.pos, zero, torch.zeros_like(scaled.constants))
+            d, turned = self.kernel(scaled).tangents(scaled, direction)
+            value, mean = d.value[:, None], (turned.value / d.value)[:, None]
+            on = (turned.on + own * d.on - mean * d.on) / value
+            off = (turned.off - mean * d.off) / value
+            fixed = (turned.constants - mean * d.constants) / value
+            if scale is not None:
+                on, off = on / scale, off / scale
+            return d.value, (on, off, fixed)
+
+        on, off, fixed = self._run(weights, plain, self._marginals_gradient_exact, gain)
         return on, off, fixed
 
-    def _marginals_gradient_exact(self, weights: Weights, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _marginals_gradient_exact(self, weights: Weights, gain: Tensor | None) -> Results:
+        assert gain is not None
         out = empty_gradient(weights)
         for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
             values = self._upward(weights.rows(rows))
-            on, off, fixed = logspace.marginals_gradient(self.plan, values, gain[rows].t())
+            on, off, fixed = logspace.marginals_gradient(self.plan, values, gain[rows].to(values.dtype).t())
             out.on[rows], out.off[rows], out.constants[rows] = on.t(), off.t(), fixed.t()
         return out.on, out.off, out.constants
 
@@ -292,13 +335,12 @@ class Evaluator:
         gain = self.log_gain(weights.constants)
         if gain > LARGEST_GAIN or self._path(weights) != "numba":
             return self._best_exact(weights)
-        scaled, scale = self._prepare(weights)
+        scaled, scale = normalise(weights)
         kernel = self.kernel(weights)
         assert isinstance(kernel, NumbaKernel)
         value, world = kernel.best(scaled)
         bad = ~(value > self.floor(value.dtype, gain))
-        out = value.log() if scale is None else value.log() + scale.log().sum(dim=1)
-        out = out.to(weights.pos.dtype)
+        out = _unscaled(value, scale).to(weights.pos.dtype)
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
             again, world[index] = self._best_exact(_widen(weights.rows(index)))
@@ -333,6 +375,11 @@ def normalise(weights: Weights) -> tuple[Weights, Tensor | None]:
     # a variable of which both literals weigh nothing leaves no world, whatever it is divided by
     total = torch.where(total > 0, total, 1.0)
     return Weights(weights.pos / total, weights.neg / total, weights.constants), total
+
+
+def _unscaled(value: Tensor, scale: Tensor | None) -> Tensor:
+    """log of the value times all that the weights were divided by."""
+    return value.log() if scale is None else value.log() + scale.to(value.dtype).log().sum(dim=1)
 
 
 def _can_widen(weights: Weights) -> bool:

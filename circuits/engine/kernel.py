@@ -55,6 +55,10 @@ class Kernel(Protocol):
         """The circuit's value, [B]."""
         ...
 
+    def least(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The circuit's value and the smallest value of any of its nodes, [B] each."""
+        ...
+
     def derivatives(self, weights: Weights) -> Derivatives:
         """The value and its derivatives."""
         ...

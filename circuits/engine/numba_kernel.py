@@ -78,6 +78,15 @@ class NumbaKernel:
         )
         return out
 
+    def least(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The circuit's value and the smallest value of any of its nodes, [B] each."""
+        host, out = self._host(weights), torch.empty((2, weights.batch), dtype=torch.float64)
+        filled = [x.numpy() for x in out]
+        self._each(
+            weights.batch, lambda a, b, tile: self.loops.least(*self.sizes, *self.arrays, *host, a, b, tile, *filled)
+        )
+        return out[0], out[1]
+
     def derivatives(self, weights: Weights) -> Derivatives:
         """The value and its derivatives."""
         host, out = self._host(weights), self._empty(weights)

@@ -97,6 +97,27 @@ def values(
 
 
 @_jit
+def least(
+    m: int, c: int, rows: int, root: int, offsets: Array, left: Array, right: Array,
+    pos: Array, neg: Array, constants: Array, begin: int, end: int, tile: int, value: Array, smallest: Array,
+) -> None:  # fmt: skip
+    """Values of the circuit into ``value`` [B], the smallest of all node values into ``smallest`` [B]."""
+    first = 2 * m + c + 1
+    table = np.empty((rows, tile), np.float64)
+    table[first - 1] = 1.0
+    for start in range(begin, end, tile):
+        width = min(tile, end - start)
+        _fill(m, c, table, pos, neg, constants, start, width)
+        _upward(first, offsets, left, right, table, width)
+        for t in range(width):
+            value[start + t] = table[root, t]
+            smallest[start + t] = 1.0
+        for n in range(first, rows):
+            for t in range(width):
+                smallest[start + t] = min(smallest[start + t], table[n, t])
+
+
+@_jit
 def derivatives(
     m: int, c: int, rows: int, root: int, offsets: Array, left: Array, right: Array,
     pos: Array, neg: Array, constants: Array, begin: int, end: int, tile: int,

@@ -58,6 +58,13 @@ class NumpyKernel:
         """The circuit's value, [B]."""
         return torch.from_numpy(self._upward(weights)[self.program.root].reshape(-1).copy())
 
+    def least(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The circuit's value and the smallest value of any of its nodes, [B] each."""
+        table = self._upward(weights).reshape(self.program.num_rows, -1)
+        return torch.from_numpy(table[self.program.root].copy()), torch.from_numpy(
+            table[self.program.one :].min(axis=0)
+        )
+
     def derivatives(self, weights: Weights) -> Derivatives:
         """The value and its derivatives."""
         table = self._upward(weights)

@@ -12,6 +12,7 @@ share_k = exp(log term_k - log Z), the mass of a state of v is the sum of the sh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,25 +28,63 @@ TRUE, FALSE, FREE = 1, 0, -1
 STATES = (TRUE, FALSE, FREE)
 Mass = tuple[slice, Tensor]
 """Some neighbouring variables, and their column of masses, [B, number of them]."""
+SPARSE_SIZE, SPARSE_DENSITY = 1 << 15, 0.05
+"""Indicators at least this large and at most this dense are kept sparse."""
 CHUNK_VALUES = 1 << 17
 """Entries of the largest table (rows x terms or rows x columns) worked on at once."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """A state on one device, in one dtype: ``matrix`` [hi - lo, K] tells the terms with that state of variable lo..hi.
+    """A state on one device, in one dtype: which terms have it, for the variables lo..hi.
 
-    Variables outside the range never have the state: with the classes first, one-way rules leave most columns out.
+    Variables outside the range never have the state: with the classes first, one-way rules leave most columns out. The
+    indicator is kept as ``matrix`` [hi - lo, K] and its transpose, or where few entries are 1 (hierarchies) as sparse
+    ``rows`` [K, hi - lo] and ``columns`` [hi - lo, K].
     """
 
     lo: int
     hi: int
-    matrix: Tensor
-    transposed: Tensor
+    has: NDArray[np.bool_]
+    matrix: Tensor | None
+    transposed: Tensor | None
+    rows: Tensor | None
+    columns: Tensor | None
 
     def take(self, x: Tensor) -> Tensor:
         """The columns of the range."""
         return x[:, self.lo : self.hi]
+
+    def over_terms(self, x: Tensor) -> Tensor:
+        """For each term the sum of x [B, hi - lo] over its variables with the state, [B, K]."""
+        if self.rows is not None:
+            return (self.rows @ x.t()).t()
+        assert self.matrix is not None
+        return x @ self.matrix
+
+    def over_variables(self, share: Tensor) -> Tensor:
+        """For each variable the sum of the shares [B, K] of the terms with the state, [B, hi - lo]."""
+        if self.columns is not None:
+            return (self.columns @ share.t()).t()
+        assert self.transposed is not None
+        return share @ self.transposed
+
+
+def _make_state(has: NDArray[np.bool_], like: Tensor) -> _State | None:
+    """From indicators [m, K]."""
+    used = np.flatnonzero(has.any(axis=1))
+    if not used.size:
+        return None
+    lo, hi = int(used[0]), int(used[-1]) + 1
+    inside = has[lo:hi]
+    dense = torch.from_numpy(inside.astype(np.float32)).to(like)
+    sparse = like.device.type == "cpu" and inside.size >= SPARSE_SIZE and inside.mean() <= SPARSE_DENSITY
+    if not sparse:
+        return _State(lo, hi, inside, dense, dense.t().contiguous(), None, None)
+    with warnings.catch_warnings():
+        # torch calls its compressed rows a beta; the products used here are exact sums
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        return _State(lo, hi, inside, None, None, dense.t().to_sparse_csr(), dense.to_sparse_csr())
 
 
 @dataclass(frozen=True)
@@ -78,6 +117,9 @@ class TermMatrix:
         counts = [int((self.terms[:, self.rest] == state).sum()) for state in STATES]
         self.base = int(np.argmax(counts))
         self.uses_free = counts[2] > 0
+        # a sparse indicator of true leaves a dense one of false, whose product is worth avoiding
+        true = self.terms == TRUE
+        self._complement = not self.uses_free and self.terms.size >= SPARSE_SIZE and true.mean() <= SPARSE_DENSITY
         self._made: dict[tuple[torch.device, torch.dtype], _Matrices] = {}
 
     def _at(self, like: Tensor) -> _Matrices:
@@ -86,18 +128,11 @@ class TermMatrix:
             inside = np.zeros(self.num_variables, dtype=bool)
             inside[self.rest] = True
             everywhere = np.ones(self.num_variables, dtype=bool)
-            (a, b, c), (d, e, f) = ([self._state(s, at, like) for s in STATES] for at in (inside, everywhere))
+            (a, b, c), (d, e, f) = (
+                [_make_state((s == self.terms.T) & at[:, None], like) for s in STATES] for at in (inside, everywhere)
+            )
             self._made[key] = _Matrices((a, b, c), (d, e, f), torch.as_tensor(self.log_constants).to(like))
         return self._made[key]
-
-    def _state(self, state: int, at: NDArray[np.bool_], like: Tensor) -> _State | None:
-        has = (state == self.terms.T) & at[:, None]
-        used = np.flatnonzero(has.any(axis=1))
-        if not used.size:
-            return None
-        lo, hi = int(used[0]), int(used[-1]) + 1
-        matrix = torch.from_numpy(has[lo:hi].astype(np.float32)).to(like)
-        return _State(lo, hi, matrix, matrix.t().contiguous())
 
     def log_terms(self, pos: Tensor, neg: Tensor) -> Tensor:
         """Log weight of every term, [B, K]; not finite in rows with weights too small (:meth:`log_terms_exact`)."""
@@ -114,7 +149,7 @@ class TermMatrix:
             if number == self.base or state is None or weight is None:
                 continue
             logs = state.take(weight).log() if unit else log_ratio(state.take(weight), state.take(base))
-            out.addmm_(logs, state.matrix)
+            out += state.over_terms(logs)
         length = self.run.stop - self.run.start
         out[:, :length] += log_ratio(pos[:, self.run], neg[:, self.run])
         return out
@@ -132,8 +167,8 @@ class TermMatrix:
             if state is not None:
                 own = state.take(weight)
                 none = own <= 0
-                out = torch.addmm(out, own.log().masked_fill_(none, 0.0), state.matrix)
-                zeros = torch.addmm(zeros, none.to(pos.dtype), state.matrix)
+                out = out + state.over_terms(own.log().masked_fill_(none, 0.0))
+                zeros = zeros + state.over_terms(none.to(pos.dtype))
         return out.masked_fill(zeros > 0, -torch.inf)
 
     def rows(self, batch: int) -> int:
@@ -144,12 +179,29 @@ class TermMatrix:
         """Sum of the shares [B, K] of the terms in which a variable is true, false, free."""
         fixed = self._at(share)
         true, false, free = (
-            [] if s is None else [(slice(s.lo, s.hi), share @ s.transposed)]
-            for s in (fixed.rest[0], fixed.states[1], fixed.states[2])
+            [] if s is None else [(slice(s.lo, s.hi), s.over_variables(share))]
+            for s in (fixed.rest[0], None if self._complement else fixed.states[1], fixed.states[2])
         )
         if self.run.stop > self.run.start:
             true.append((self.run, share[:, : self.run.stop - self.run.start]))
+        if self._complement:
+            full = share.sum(dim=1, keepdim=True).repeat(1, self.num_variables)
+            for at, mass in true:
+                full[:, at] = self._others(share, at, mass)
+            false = [(slice(0, self.num_variables), full)]
         return true, false, free
+
+    def _others(self, share: Tensor, at: slice, mass: Tensor) -> Tensor:
+        """What the shares leave to the terms in which the variables ``at`` are false, from their masses if true.
+
+        The complement is exact to rounding where it is not the small part; the few other columns are summed.
+        """
+        out = share.sum(dim=1, keepdim=True) - mass
+        large = (mass.amax(dim=0) > 0.5).nonzero()[:, 0]
+        if large.numel():
+            false = torch.from_numpy(self.terms[:, at][:, large.cpu().numpy()] == FALSE).to(share)
+            out[:, large] = share @ false
+        return out
 
     def expected(self, gain: Tensor, free_gain: Tensor) -> Tensor:
         """sum_v gain_v [v true in k] + free_gain_v [v free in k] for each term, [B, K]."""
@@ -157,7 +209,7 @@ class TermMatrix:
         out = gain.new_zeros((gain.shape[0], self.num_terms))
         for weight, state in ((gain, true), (free_gain, free)):
             if state is not None:
-                out = torch.addmm(out, state.take(weight), state.matrix)
+                out = out + state.over_terms(state.take(weight))
         return out
 
 

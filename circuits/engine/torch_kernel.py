@@ -108,6 +108,14 @@ class TorchKernel:
             out[rows] = self._upward(weights.rows(rows))[self.program.root]
         return out
 
+    def least(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The circuit's value and the smallest value of any of its nodes, [B] each."""
+        value, least = (weights.pos.new_empty(weights.batch) for _ in range(2))
+        for rows in self._columns(weights):
+            table = self._upward(weights.rows(rows))
+            value[rows], least[rows] = table[self.program.root], table[self.program.one : -1].amin(dim=0)
+        return value, least
+
     def derivatives(self, weights: Weights) -> Derivatives:
         """The value and its derivatives."""
         out = self._empty(weights)

@@ -98,3 +98,28 @@ def test_extreme_weights(dtype: torch.dtype) -> None:
     found = fast.log_wmc(low, 1 - low)
     assert bool(exact.isfinite().all()) == bool(found.isfinite().all())
     torch.testing.assert_close(found.double(), exact, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0.0)
+
+
+def test_large_sparse_terms() -> None:
+    """A tree of 240 variables: a node is true with all above it; the indicators are kept sparse."""
+    rng = np.random.default_rng(15)
+    n = 240
+    parent = [-1, *(int(rng.integers(max(0, i - 9), i)) for i in range(1, n - 1)), -1]
+    terms = np.zeros((n, n), dtype=np.int8)  # the last variable is never true, the last term has none true
+    for v in range(n - 1):
+        at = v
+        while at >= 0:
+            terms[v, at], at = 1, parent[at]
+    ir = circuit_of(terms, np.zeros(n))
+    fast, exact = Circuit(ir, engine="terms", terms=TermMatrix(terms)), Circuit(ir, engine="log")
+    p = rng.uniform(0.001, 0.3, (40, n))
+    p[:, 0] = rng.uniform(0.99, 1 - 1e-9, 40)
+    gain = torch.tensor(rng.standard_normal((40, n)))
+    results = []
+    for circuit in (fast, exact):
+        x, y = (torch.tensor(w, requires_grad=True) for w in (p, 1 - p))
+        value, q = circuit.log_wmc(x, y), circuit.marginals(x, y)
+        grads = torch.autograd.grad(value.sum(), (x, y)) + torch.autograd.grad((q * gain).sum(), (x, y))
+        results.append([value.detach(), q.detach(), *grads])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
