@@ -17,6 +17,8 @@ from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, SUM, CircuitBuilder
 Ints = NDArray[np.int64]
 ONE, ZERO = 0, 1
 """Nodes that every draft has: the constants 1 and 0."""
+COUNTING_SORT = 200_000
+"""Longer arrays are sorted by counting."""
 MAX_ROUNDS = 1_000
 """Deeper circuits are walked node by node: a vector step costs as much as ten nodes or more."""
 
@@ -108,11 +110,32 @@ def ranges(starts: Ints, counts: Ints) -> Ints:
     return np.arange(total, dtype=np.int64) + np.repeat(starts - before, counts)
 
 
+def stable_order(keys: Ints, size: int) -> Ints:
+    """The stable order of keys 0..size-1; in linear time where that pays."""
+    if size <= 1 << 16:
+        return np.argsort(keys.astype(np.uint16), kind="stable")  # a radix sort
+    if keys.size < COUNTING_SORT:
+        return np.argsort(keys, kind="stable")
+    from scipy.sparse import coo_array
+
+    # rows of a sparse matrix are filled by counting, each in the order of its entries
+    ones = np.ones(keys.size, dtype=np.int8)
+    matrix = coo_array((ones, (keys, np.arange(keys.size))), shape=(size, keys.size))
+    return matrix.tocsr().indices.astype(np.int64)
+
+
 def csr(owner: Ints, size: int) -> tuple[Ints, Ints]:
     """Offsets int64[size+1] and the order that sorts the entries by owner (stable)."""
-    order = np.argsort(owner, kind="stable")
+    order = stable_order(owner, size)
     counts = np.bincount(owner, minlength=size)
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), order.astype(np.int64)
+
+
+def _distinct(nodes: Ints, scratch: Ints) -> Ints:
+    """Each node once, in linear time; ``scratch`` has a place for every node."""
+    places = np.arange(nodes.size)
+    scratch[nodes] = places
+    return nodes[scratch[nodes] == places]
 
 
 def levels_of(parents: Ints, children: Ints, size: int) -> Ints:
@@ -125,6 +148,7 @@ def levels_of(parents: Ints, children: Ints, size: int) -> Ints:
     above = parents[order]
     left = np.bincount(parents, minlength=size)
     level = np.full(size, -1, dtype=np.int64)
+    scratch = np.empty(size, dtype=np.int64)
     front, depth = np.flatnonzero(left == 0), 0
     while front.size:
         if depth == MAX_ROUNDS:
@@ -132,9 +156,8 @@ def levels_of(parents: Ints, children: Ints, size: int) -> Ints:
             break
         level[front] = depth
         reached = above[ranges(offsets[front], offsets[front + 1] - offsets[front])]
-        reached, times = np.unique(reached, return_counts=True)
-        left[reached] -= times
-        front, depth = reached[left[reached] == 0], depth + 1
+        np.subtract.at(left, reached, 1)
+        front, depth = _distinct(reached[left[reached] == 0], scratch), depth + 1
     if (level < 0).any():
         raise ValueError("the edges have a cycle")
     return level
@@ -158,11 +181,12 @@ def _reachable(root: int, parents: Ints, children: Ints, size: int) -> NDArray[n
     offsets, order = csr(parents, size)
     below = children[order]
     seen = np.zeros(size, dtype=bool)
+    scratch = np.empty(size, dtype=np.int64)
     front = np.array([root], dtype=np.int64)
     for _ in range(MAX_ROUNDS):
         seen[front] = True
         reached = below[ranges(offsets[front], offsets[front + 1] - offsets[front])]
-        front = np.unique(reached[~seen[reached]])
+        front = _distinct(reached[~seen[reached]], scratch)
         if not front.size:
             return seen
     seen[front] = True
@@ -244,11 +268,13 @@ def assemble(
     level = levels_of(parents, children, kept.size)
     arity = np.bincount(parents, minlength=kept.size)
     width = np.ceil(np.log2(np.maximum(arity, 1))).astype(np.int64)
-    order = np.lexsort((width, kind, level))
+    group = (level * 4 + kind) * 64 + width
+    order = stable_order(group, int(group.max()) + 1)
     place = np.empty_like(order)
     place[order] = np.arange(order.size)
     parents, children = place[parents], place[children]
-    sequence = np.lexsort((children, parents))
+    sequence = stable_order(children, order.size)
+    sequence = sequence[stable_order(parents[sequence], order.size)]
     levels = level[order]
     return CircuitIR(
         num_variables=num_variables,

@@ -187,7 +187,7 @@ def _normal(literals: Ints, ends: Ints, num_variables: int) -> Cnf:
     count = ends.size - 1
     width = 2 * (num_variables + 1)
     clause = np.repeat(np.arange(count), np.diff(ends))
-    keys = np.unique(clause * width + 2 * np.abs(literals) + (literals < 0))
+    keys = distinct(clause * width + 2 * np.abs(literals) + (literals < 0))
     clause, code = keys // width, keys % width
     literals = np.where(code & 1, -(code >> 1), code >> 1)
     tautology = np.zeros(count, dtype=bool)
@@ -195,6 +195,12 @@ def _normal(literals: Ints, ends: Ints, num_variables: int) -> Cnf:
     tautology[clause[1:][both]] = True
     full = Cnf(num_variables, literals, _ends(np.bincount(clause, minlength=count).astype(np.int64)))
     return full.select(~tautology) if both.any() else full
+
+
+def distinct(keys: Ints) -> Ints:
+    """Each value once, ascending; several times faster than ``np.unique``, which hashes."""
+    keys = np.sort(keys)
+    return keys[np.append(True, keys[1:] != keys[:-1])] if keys.size else keys
 
 
 def _literal(formula: Formula, ids: Mapping[str, int]) -> int:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurosym.circuits.compilers import d4_worker
-from neurosym.circuits.compilers.arrays import ONE, ZERO, Draft, Ints, levels_of
+from neurosym.circuits.compilers.arrays import ONE, ZERO, Draft, Ints, levels_of, stable_order
 from neurosym.circuits.compilers.clauses import Cnf
 from neurosym.circuits.compilers.process import run_worker
 from neurosym.circuits.errors import CompileLimit
@@ -211,7 +211,8 @@ def _scopes(nnf: _Nnf, beside: Words) -> Words:
     """Variables below each node as bits, uint64[N, words]; checks that products are decomposable."""
     scope = np.zeros((nnf.tags.size, beside.shape[1]), dtype="<u8")
     level = levels_of(nnf.parents, nnf.children, nnf.tags.size)
-    order = np.lexsort((nnf.parents, level[nnf.parents]))
+    order = stable_order(nnf.parents, nnf.tags.size)
+    order = order[stable_order(level[nnf.parents[order]], int(level.max(initial=0)) + 1)]
     parents, children, sets = nnf.parents[order], nnf.children[order], beside[order]
     bounds = np.searchsorted(level[parents], np.arange(1, int(level.max(initial=0)) + 2))
     is_and = nnf.tags == ord("a")

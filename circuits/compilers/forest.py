@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurosym.circuits.compilers.arrays import csr
-from neurosym.circuits.compilers.clauses import Cnf, Ints
+from neurosym.circuits.compilers.clauses import Cnf, Ints, distinct
 from neurosym.circuits.compilers.runs import TermRuns
 
 
@@ -38,7 +38,7 @@ def _parents(m: int, first: Ints, second: Ints) -> Ints | None:
     forward, backward = (first < 0) & (second > 0), (first > 0) & (second < 0)
     tail = np.concatenate([-first[forward], -second[backward]]) - 1
     head = np.concatenate([second[forward], first[backward]]) - 1
-    edges = np.unique(tail * m + head)
+    edges = distinct(tail * m + head)
     tail, head = edges // m, edges % m
     if (np.diff(tail) == 0).any():  # sorted
         return None
@@ -68,7 +68,7 @@ def _siblings_exclude(parent: Ints, first: Ints, second: Ints) -> bool:
     if (parent[a] != parent[b]).any():
         return False
     children = np.bincount(parent[:m], minlength=m + 1)
-    return np.unique(np.minimum(a, b) * m + np.maximum(a, b)).size == int((children * (children - 1) // 2).sum())
+    return distinct(np.minimum(a, b) * m + np.maximum(a, b)).size == int((children * (children - 1) // 2).sum())
 
 
 def _closed_nodes(cnf: Cnf, parent: Ints, long: NDArray[np.bool_], pairs: Ints) -> NDArray[np.bool_] | None:

@@ -49,6 +49,8 @@ ELIMINATION_WIDTH = 12
 """Largest number of neighbours of a variable at its elimination."""
 D4_SHARE = 0.7
 """Share of the time left that d4 gets; the SDD compiler gets the rest."""
+SDD_VARIABLES = 20_000
+"""Larger components that d4 has given up are not tried again."""
 MINIMISE_SHARE = 0.5
 """Share of the time left after an SDD is finished that minimisation may take."""
 
@@ -76,8 +78,11 @@ class CompiledCnf:
     def circuit(self) -> Circuit:
         """The circuit, ready to be evaluated; made on first use."""
         from neurosym.circuits.circuit import Circuit
+        from neurosym.circuits.engine.terms import TermMatrix
 
-        return Circuit(self.ir)
+        few = self.terms is not None and self.terms.num_terms > 0
+        matrix = TermMatrix(self.terms.terms, self.terms.log_constants) if few and self.terms is not None else None
+        return Circuit(self.ir, terms=matrix)
 
 
 @dataclass(frozen=True)
@@ -288,7 +293,7 @@ def _hard(cnf: Cnf, limits: _Limits, stop: threading.Event) -> _Block:
             ir = compile_d4(cnf, max_seconds=seconds, max_nodes=limits.max_nodes, memory_bytes=memory, stop=stop)
             return _Block(ir, None, "d4")
         except CompileLimit:
-            if limits.compiler == "d4" or stop.is_set():
+            if limits.compiler == "d4" or stop.is_set() or cnf.num_variables > SDD_VARIABLES or limits.left <= 0:
                 raise
     ir = compile_sdd(
         clause_factors(cnf),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurosym.circuits.compilers.arrays import Draft, Ints
+from neurosym.circuits.compilers.clauses import distinct
 from neurosym.circuits.ir import PRODUCT, SUM, CircuitIR
 
 FLAT_ENTRIES = 20_000
@@ -162,7 +163,7 @@ class _Blocks:
         draft.edges(halves[beside >= 0], beside[beside >= 0])
         start, variable = self.runs.start[self.inner], self.runs.variable[self.inner]
         crossing = start & ((1 << level) - 1) != 0
-        now = np.unique((start[crossing] >> level) * m + variable[crossing])
+        now = distinct((start[crossing] >> level) * m + variable[crossing])
         block, v = now // m, now % m
         for side in (0, 1):
             half = 2 * block + side

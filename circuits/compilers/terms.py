@@ -34,8 +34,10 @@ MAX_DENSE_VARIABLES = 3_000
 """Largest number of variables for which the closure of the implications is a dense matrix."""
 MAX_ENTRIES = 2_000_000
 """Largest dense matrix of terms, in entries."""
-MAX_WORK = 400_000_000
-"""Largest product of rows and literals for one step of the propagation."""
+MAX_WORK = 600_000_000
+"""Largest sum over the steps of the propagation of rows times literals: a second or two."""
+MAX_STEP = 4_000_000
+"""Clauses times rows handled at once."""
 MAX_ROUNDS = 64
 """Steps of the propagation: as deep as rules follow from one another outside S."""
 
@@ -133,14 +135,14 @@ def _find_dense(cnf: Cnf, max_entries: int) -> DisjointTerms | None:
     first, second = cnf.literals[start], cnf.literals[start + 1]
     implied, excluded = _relations(m, first, second)
     chosen = _related_set(implied, excluded)
-    if (chosen.size + 1) * m > max_entries or (chosen.size + 1) * cnf.literals.size > MAX_WORK:
+    if (chosen.size + 1) * m > max_entries:
         return None
     rows = _candidates(m, chosen, implied, excluded)
     inside = np.zeros(m + 1, dtype=bool)
     inside[chosen + 1] = True
-    # satisfied by construction: an implication or an exclusion between members of S
+    # true by construction: (-a | ...) with a in S, since rows hold what a true a implies and excludes
     settled = np.zeros(cnf.num_clauses, dtype=bool)
-    settled[lengths == 2] = inside[np.abs(first)] & inside[np.abs(second)] & ((first < 0) | (second < 0))
+    settled[lengths == 2] = (inside[np.abs(first)] & (first < 0)) | (inside[np.abs(second)] & (second < 0))
     done = _propagate(rows, cnf.select(~settled))
     if done is None:
         return None
@@ -234,8 +236,16 @@ def _propagate(rows: NDArray[np.int8], cnf: Cnf) -> NDArray[np.int8] | None:
     None if some clause stays undecided in some column.
     """
     lengths = cnf.lengths
-    groups = [cnf.literals[cnf.offsets[:-1][lengths == n][:, None] + np.arange(n)] for n in np.unique(lengths).tolist()]
+    step = max(1, MAX_STEP // rows.shape[1])
+    groups = []
+    for n in np.unique(lengths).tolist():
+        starts = cnf.offsets[:-1][lengths == n][:, None]
+        groups += [cnf.literals[starts[i : i + step] + np.arange(n)] for i in range(0, starts.size, step)]
+    work = 0
     for _ in range(MAX_ROUNDS):
+        work += rows.shape[1] * sum(clauses.size for clauses in groups)
+        if work > MAX_WORK:
+            return None
         changed = undecided = False
         dead = np.zeros(rows.shape[1], dtype=bool)
         kept = []
