@@ -78,10 +78,7 @@ def _margins(plan: ExclusivePlan, box: WeightBox, categorical: bool) -> tuple[Te
     """(margin, rival) of every class, [n, K] each."""
     k = len(plan.form.classes)
     greatest, _ = log_ratios(plan, Sensors.of(plan.form, box))
-    if categorical:
-        odds = _log_odds_simplex(box.pos_lo[:, :k], box.pos_hi[:, :k])
-    else:
-        odds = _log_odds_independent(box, k)
+    odds = _log_odds_simplex(box.pos_lo[:, :k], box.pos_hi[:, :k]) if categorical else _log_odds_independent(box, k)
     against = greatest + odds
     # 0 / 0: nothing is known of the pair
     against = torch.where(against.isnan(), torch.inf, against)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from neurosym.circuits.boxes.box import WeightBox
-from neurosym.circuits.boxes.rounding import SMALLEST_TOTAL, probability_slack
 from neurosym.circuits.boxes.cutset import CutPlan
+from neurosym.circuits.boxes.rounding import SMALLEST_TOTAL, probability_slack
 from neurosym.circuits.boxes.search import EXACT_GAP, TABLE_ENTRIES, Problems, search
 from neurosym.circuits.boxes.tables import (
     CornerSums,
@@ -110,10 +110,10 @@ def weight_box(
             raise InputError(
                 f"conditional_bounds: {name}: row {row}, column {column} is {float(x[row, column])}; it must lie in {limits}"
             )
-    for low, high in (("lower", "upper"), ("neg_lower", "neg_upper")):
-        if low in flat and bool((flat[low] > flat[high]).any()):
-            row, column = (int(i) for i in (flat[low] > flat[high]).nonzero()[0])
-            raise InputError(f"conditional_bounds: row {row}, column {column}: {low} is above {high}; swap them")
+    for first, second in (("lower", "upper"), ("neg_lower", "neg_upper")):
+        if first in flat and bool((flat[first] > flat[second]).any()):
+            row, column = (int(i) for i in (flat[first] > flat[second]).nonzero()[0])
+            raise InputError(f"conditional_bounds: row {row}, column {column}: {first} is above {second}; swap them")
     low, high = flat["lower"], flat["upper"]
     neg_at_low, neg_at_high = flat.get("neg_upper", 1.0 - low), flat.get("neg_lower", 1.0 - high)
     free = (low < high) | (neg_at_low > neg_at_high)

@@ -142,7 +142,10 @@ def expand(circuit: Circuit, plan: CutPlan | None, nodes: Nodes) -> Expanded:
     pos, neg = box.corner(up)
     least = torch.where(free, box.pos_lo, pos), torch.where(free, box.neg_hi, neg)
     most = torch.where(free, box.pos_hi, pos), torch.where(free, box.neg_lo, neg)
-    centre = torch.where(free, (box.pos_lo + box.pos_hi) / 2, pos), torch.where(free, (box.neg_lo + box.neg_hi) / 2, neg)
+    centre = (
+        torch.where(free, (box.pos_lo + box.pos_hi) / 2, pos),
+        torch.where(free, (box.neg_lo + box.neg_hi) / 2, neg),
+    )
     n_least, n_most, m_least, m_most = _sums(
         circuit, [_hold(w, target, value) for value in (side, ~side) for w in (least, most)]
     )

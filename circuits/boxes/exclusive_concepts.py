@@ -14,6 +14,7 @@ P(k) = sum_c P(c) r_ck with r_ck = P(k | c) = sigmoid(logit q_k + ell_ck). Two b
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +54,17 @@ def _levels(ell: NDArray[np.float64]) -> _Levels:
     high, low, inside, concept = [], [], [np.zeros((ell.shape[0], 0))], []
     for k in range(ell.shape[1]):
         values = np.unique(ell[:, k])
-        for below, value in zip(values, values[1:], strict=False):
+        for below, value in itertools.pairwise(values):
             high.append(value)
             low.append(below)
             inside.append((ell[:, k] >= value)[:, None].astype(float))
             concept.append(k)
     return _Levels(
-        np.array(high), np.array(low), np.hstack(inside), np.array(concept, dtype=np.int64), ell.min(axis=0, initial=0.0)
+        np.array(high),
+        np.array(low),
+        np.hstack(inside),
+        np.array(concept, dtype=np.int64),
+        ell.min(axis=0, initial=0.0),
     )
 
 
@@ -147,7 +152,9 @@ def _on_simplex(
     """(bound, exact) of P(concept) with pi on box and simplex, [n] each."""
     form, end = plan.form, int(largest)
     on = terms + torch.as_tensor(form.log_on[:, concept], device=terms.device) + sensors.log_pos[:, concept, end, None]
-    off = terms + torch.as_tensor(form.log_off[:, concept], device=terms.device) + sensors.log_neg[:, concept, end, None]
+    off = (
+        terms + torch.as_tensor(form.log_off[:, concept], device=terms.device) + sensors.log_neg[:, concept, end, None]
+    )
     top = torch.maximum(on, off).masked_fill(pi[1] == 0, -torch.inf).amax(dim=1, keepdim=True)
     top = torch.where(top.isfinite(), top, 0.0)
     on, off = (on - top).exp(), (off - top).exp()
@@ -186,8 +193,12 @@ def concept_bounds(
         if categorical:
             # sound whether exact or not
             use = sure[:, concept]
-            lower[:, concept] = torch.where(use & low_known, torch.maximum(low - RELATIVE_SLACK, lower[:, concept]), lower[:, concept])
-            upper[:, concept] = torch.where(use & high_known, torch.minimum(high + RELATIVE_SLACK, upper[:, concept]), upper[:, concept])
+            lower[:, concept] = torch.where(
+                use & low_known, torch.maximum(low - RELATIVE_SLACK, lower[:, concept]), lower[:, concept]
+            )
+            upper[:, concept] = torch.where(
+                use & high_known, torch.minimum(high + RELATIVE_SLACK, upper[:, concept]), upper[:, concept]
+            )
         else:
             lower[:, concept] = torch.where(good, low, lower[:, concept])
             upper[:, concept] = torch.where(good, high, upper[:, concept])

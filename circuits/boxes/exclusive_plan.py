@@ -101,7 +101,9 @@ class _Types:
 
 
 def _types(form: ExclusiveForm) -> _Types:
-    concept, on, off = [], [], []
+    concept: list[int] = []
+    on: list[float] = []
+    off: list[float] = []
     number = np.full(form.log_on.shape, -1, dtype=np.int64)
     for k in range(form.log_on.shape[1]):
         known: dict[tuple[float, float], int] = {(0.0, 0.0): -1}
@@ -134,7 +136,7 @@ class ExclusivePlan:
         self.rises = (high[None, :, :] > low[:, None, :]) & relevant
         """T_d / T_c may rise with q_k; bool[K, K, L] indexed [c, d, k]; False for d = c and for dead classes."""
         self.falls = (low[None, :, :] < high[:, None, :]) & relevant
-        self.clash = self.rises.any(axis=1) & self.falls.any(axis=1)
+        self.clash: NDArray[np.bool_] = np.asarray(self.rises.any(axis=1) & self.falls.any(axis=1))
         """bool[K, L]: the rivals of class c pull q_k in different directions."""
         self.types = _types(form)
         self.ends = {largest: self._ends(largest) for largest in (False, True)}

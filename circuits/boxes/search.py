@@ -158,7 +158,8 @@ class _Search:
     def affordable(self, item: Tensor, free: Tensor) -> Tensor:
         """Nodes whose corners fit what is left of their problem's budget, first come first served; int64[s]."""
         count = free.sum(dim=1)
-        chosen, left = [], {}
+        chosen: list[int] = []
+        left: dict[int, int] = {}
         for b in (count <= MAX_TABLE_FREE).nonzero()[:, 0].tolist():
             problem, cost = int(item[b]), -(-(1 << int(count[b])) // TABLE_ENTRIES)
             budget = left.get(problem, self.limit - int(self.spent[problem]))
@@ -193,9 +194,7 @@ class _Search:
         box, up = self.box.take(self.problems.row[item]), state == HIGH
         free = state == FREE
         pos, neg = box.corner(up)
-        part = WeightBox(
-            pos, neg, torch.where(free, box.pos_hi, pos), torch.where(free, box.neg_hi, neg), free=free
-        )
+        part = WeightBox(pos, neg, torch.where(free, box.pos_hi, pos), torch.where(free, box.neg_hi, neg), free=free)
         sums = sums_from_circuit(self.circuit, target, part, columns.tolist())
         side = self.problems.side[item][:, None]
         on, off = sums.on.flatten(1), sums.off.flatten(1)
@@ -274,7 +273,9 @@ def search(
 
 def all_problems(rows: int, targets: Tensor) -> Problems:
     """Both sides of every (row, target), side fastest."""
-    grid = torch.cartesian_prod(torch.arange(rows, device=targets.device), targets, torch.arange(2, device=targets.device))
+    grid = torch.cartesian_prod(
+        torch.arange(rows, device=targets.device), targets, torch.arange(2, device=targets.device)
+    )
     grid = grid.reshape(-1, 3)
     return Problems(grid[:, 0], grid[:, 1], grid[:, 2] == 1)
 

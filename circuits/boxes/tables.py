@@ -89,7 +89,9 @@ def structure(circuit: Circuit) -> Structure:
     return found
 
 
-def _node_tables(circuit: Circuit, literals: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> NDArray[np.float64]:
+def _node_tables(
+    circuit: Circuit, literals: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> NDArray[np.float64]:
     """Value of the root; literals[v] = (positive, negative) are arrays that broadcast against each other."""
     shape = structure(circuit)
     values: list[NDArray[np.float64] | None] = [None] * len(shape.kind)
@@ -179,7 +181,9 @@ class Workspace:
         return held[:size].view(shape)
 
 
-def _kernel(box: WeightBox, low: Sequence[Tensor], high: Sequence[Tensor], block: Sequence[int], moving: set[int]) -> Tensor:
+def _kernel(
+    box: WeightBox, low: Sequence[Tensor], high: Sequence[Tensor], block: Sequence[int], moving: set[int]
+) -> Tensor:
     """Kronecker product of the 2 x 2 (1 x 2 where a variable does not move) matrices of a block, [b, d', d]."""
     kernel = box.pos_lo.new_ones((box.rows, 1, 1))
     for v in block:
@@ -254,7 +258,7 @@ def sums_from_circuit(circuit: Circuit, target: int, box: WeightBox, columns: Se
             shape = (2, *(1,) * (k + 1))
             literals.append((np.array([0.0, 1.0]).reshape(shape), np.array([1.0, 0.0]).reshape(shape)))
         elif v in place:
-            shape = tuple(2 if i == place[v] else 1 for i in range(k + 1)) + (b,)
+            shape = (*(2 if i == place[v] else 1 for i in range(k + 1)), b)
             literals.append(
                 (np.stack([pos_lo[v], pos_hi[v]]).reshape(shape), np.stack([neg_lo[v], neg_hi[v]]).reshape(shape))
             )
