@@ -22,8 +22,10 @@ from torch import Tensor
 
 from neurosym.circuits.compilers.eliminate import compile_elimination
 from neurosym.circuits.compilers.sdd import compile_sdd
+from neurosym.circuits.compilers.terms import DisjointTerms, hard_terms, terms_to_ir
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, FastKernel, Part, working
 from neurosym.circuits.engine.closed_forms import Mixture, find_mixture, find_star
+from neurosym.circuits.engine.terms import TermMatrix
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.factors import Factor, connected_components, group_factor, rule_factor
 from neurosym.circuits.ir import CircuitIR, CircuitTooLarge
@@ -137,6 +139,9 @@ def compile_component(
     Raises:
         CompileLimit: a limit was reached.
     """
+    terms = hard_terms(factors, members)
+    if terms is not None and terms.num_terms:
+        return _term_component(factors, members, terms, terms_to_ir(terms))
     try:
         ir, kind = compile_elimination(factors, members, min(max_nodes, ELIMINATION_NODES), deadline), "elimination"
     except CircuitTooLarge:
@@ -149,11 +154,21 @@ def component_from_circuit(
     factors: tuple[Factor, ...], members: tuple[int, ...], ir: CircuitIR, kind: str
 ) -> Component:
     """The component, with a closed form if its factors have one."""
+    found = hard_terms(factors, members) if kind == "terms" else None
+    if found is not None and found.num_terms:
+        return _term_component(factors, members, found, ir)
     kernel: FastKernel | None = None
     terms = find_mixture(factors, members)
     kernel = Mixture(len(members), terms) if terms is not None else find_star(factors, members)
     kind = kind if kernel is None else kernel.kind
     return Component(variables=members, factors=factors, kind=kind, ir=ir, kernel=kernel)
+
+
+def _term_component(
+    factors: tuple[Factor, ...], members: tuple[int, ...], terms: DisjointTerms, ir: CircuitIR
+) -> Component:
+    matrix = TermMatrix(terms.terms, terms.log_constants)
+    return Component(variables=members, factors=factors, kind="terms", ir=ir, terms=matrix)
 
 
 def as_compiled(

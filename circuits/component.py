@@ -15,6 +15,7 @@ from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.columns import Columns
 from neurosym.circuits.engine import logspace
 from neurosym.circuits.engine.plan import Plan
+from neurosym.circuits.engine.terms import TermMatrix
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitIR
 from neurosym.logic.knowledge import KnowledgeBase
@@ -52,9 +53,11 @@ class Component:
     Attributes:
         variables: global predicate ids, ascending (m of them).
         factors: the constraints over them.
-        kind: how it is evaluated: ``exactly_one``, ``star``, ``exclusive``, ``elimination`` or ``sdd``.
+        kind: how it was compiled or is evaluated: ``terms``, ``exactly_one``, ``star``, ``exclusive``, ``elimination``
+            or ``sdd``.
         ir: the circuit; every kind has one.
         kernel: closed form of the marginals, or None.
+        terms: the circuit as few disjoint terms, or None.
     """
 
     variables: tuple[int, ...]
@@ -62,11 +65,12 @@ class Component:
     kind: str
     ir: CircuitIR
     kernel: FastKernel | None = None
+    terms: TermMatrix | None = None
     circuit: Circuit = field(init=False, repr=False, compare=False)
     columns: Columns = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "circuit", Circuit(self.ir))
+        object.__setattr__(self, "circuit", Circuit(self.ir, terms=self.terms))
         object.__setattr__(self, "columns", Columns(self.variables))
 
     @property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neurosym.circuits.circuit import Circuit
-from neurosym.circuits.engine.logspace import trace, upward
+from neurosym.circuits.engine.logspace import upward
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.circuits.queries.evidence import as_rows, circuit_weights
 from neurosym.circuits.queries.levels import blocks
@@ -93,9 +93,9 @@ def best_rows(circuit: Circuit, pos: Tensor, neg: Tensor, where: str) -> Tensor:
     """
     if pos.shape[0] == 0:
         return torch.zeros(pos.shape, dtype=torch.bool, device=pos.device)
-    values = upward(circuit.plan, pos.t().log(), neg.t().log(), maximise=True)
-    refuse_empty(values[circuit.ir.num_nodes - 1], where)
-    return trace(circuit.plan, values, None)
+    world, log_weight = circuit.mpe(pos, neg)
+    refuse_empty(log_weight, where)
+    return world
 
 
 @torch.no_grad()

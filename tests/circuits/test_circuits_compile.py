@@ -148,7 +148,7 @@ def test_closed_forms_are_found() -> None:
     }
     for rules, kind in kinds.items():
         assert compile(_kb(*rules)).parts[0].components[0].kind == kind
-    exclusive = {("a -> k & l", "b -> ~k"): "exclusive", ("a -> k | l",): "elimination", (): "exactly_one"}
+    exclusive = {("a -> k & l", "b -> ~k"): "exclusive", ("a -> k | l",): "elimination", (): "terms"}
     for rules, kind in exclusive.items():
         assert compile(_kb(*rules), "exclusive").parts[0].components[0].kind == kind
 

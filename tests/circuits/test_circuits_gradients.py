@@ -36,7 +36,7 @@ def _cases() -> dict[str, tuple[KnowledgeBase, str, str]]:
         "hard star": (_knowledge(hard_star, "a b", "c k"), "rules", "star"),
         "exclusive": (_knowledge(mixture, "a b c", "k l m n"), "exclusive", "exclusive"),
         "hard exclusive": (_knowledge(hard_mixture, "a b c", "k l"), "exclusive", "exclusive"),
-        "exactly one": (_knowledge([], "a b c", "", one), "rules", "exactly_one"),
+        "exactly one": (_knowledge([], "a b c", "", one), "rules", "terms"),
         "at most one": (_knowledge([("a -> k", 1.0)], "a b c", "k", most), "rules", "exclusive"),
         "elimination": (_knowledge(cycle, "a b c", "k l"), "rules", "elimination"),
         "exclusive general": (
