@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.component import CompiledKnowledge, working
@@ -24,6 +24,8 @@ from neurosym.logic.knowledge import KnowledgeBase
 FLOW_VALUES = 8_000_000
 """Entries of a table rows x parameters worked on at once."""
 
+LARGEST_LOGIT = 300.0
+"""A larger logit (of either sign) counts as this one: no predicate is ever ruled out by the network alone."""
 CONTRADICTION = "the circuit, together with the given values,"
 
 
@@ -117,23 +119,36 @@ class ParametricCircuit:
         """The parameters as constants of the circuit; None where the rules leave one world and hence no parameter."""
         return log_parameters if self.num_parameters else None
 
-    def log_likelihood(self, log_parameters: Tensor, worlds: Tensor) -> Tensor:
-        """log P(worlds), float[...]; unknown values are summed over; differentiable in the parameters.
+    def log_likelihood(self, log_parameters: Tensor, worlds: Tensor, logits: Tensor | None = None) -> Tensor:
+        """log P(worlds), float[...]; unknown values are summed over; differentiable in the parameters and logits.
 
         Args:
             log_parameters: [C] or [..., C].
             worlds: [..., m], broadcast against the rows of ``log_parameters``.
+            logits: [..., m]; a world counts sigmoid(z_j) for each predicate that holds and sigmoid(-z_j) for each that does
+                not, besides its parameters, and probabilities are normalised over the worlds of the circuit.
 
         Raises:
             InputError: wrong shapes or values, or a row that violates the rules (probability 0 for all parameters).
         """
         known = self.observed(worlds).to(log_parameters.device)
         if bool((known < 0).any()):
-            shape = torch.broadcast_shapes(log_parameters.shape[:-1], known.shape[:-1])
-            pos, neg = (w.expand(*shape, self.num_variables) for w in _literals(known))
+            pos, neg = self._weights(log_parameters, known, logits)
             found = self.circuit.log_wmc(pos, neg, log_constants=self._constants(log_parameters))
-            _refuse_violation(self.circuit.log_wmc(pos, neg) if bool((found == -torch.inf).any()) else found)
+            if bool((found == -torch.inf).any()):  # a parameter of 0 is no error, a violated rule is
+                _refuse_violation(self.circuit.log_wmc(*_literals(known)).expand(found.shape))
+        else:
+            found = self._path_likelihood(log_parameters, known)
+            if logits is not None:
+                signs = working(2.0 * known.float() - 1.0)
+                found = found + nn.functional.logsigmoid(signs * _bounded(logits)).sum(dim=-1)
+        if logits is None:
             return found
+        pos, neg = self._weights(log_parameters, None, logits)
+        return found - self.circuit.log_wmc(pos, neg, log_constants=self._constants(log_parameters))
+
+    def _path_likelihood(self, log_parameters: Tensor, known: Tensor) -> Tensor:
+        """Log of the product of parameters on the path of each complete world, [...]."""
         rows, index = torch.unique(known.reshape(-1, self.num_variables), dim=0, return_inverse=True)
         try:
             used = self.flows(rows)
@@ -145,14 +160,14 @@ class ParametricCircuit:
             return _path_sum(log_parameters, used)[index]
         return _path_sum(log_parameters, used[index])
 
-    def marginals(self, log_parameters: Tensor, evidence: Tensor | None = None) -> Tensor:
-        """P(x_j = 1 | evidence), float[..., m]; differentiable in the parameters.
+    def marginals(self, log_parameters: Tensor, evidence: Tensor | None = None, logits: Tensor | None = None) -> Tensor:
+        """P(x_j = 1 | evidence), float[..., m]; differentiable in the parameters (and logits, see above).
 
         Raises:
             InputError: wrong shape or values.
             InconsistentEvidence: evidence of probability 0; names the row.
         """
-        pos, neg = self._weights(log_parameters, evidence)
+        pos, neg = self._weights(log_parameters, evidence, logits)
         found = self.circuit.marginals(pos, neg, log_constants=self._constants(log_parameters))
         _refuse_violation(torch.where(found.detach().isnan().any(dim=-1), -torch.inf, 0.0))
         return found
@@ -166,13 +181,13 @@ class ParametricCircuit:
         pos, neg = self._weights(log_parameters, evidence)
         return self._slopes(pos, neg, log_parameters)
 
-    def mpe(self, log_parameters: Tensor, evidence: Tensor | None = None) -> Tensor:
+    def mpe(self, log_parameters: Tensor, evidence: Tensor | None = None, logits: Tensor | None = None) -> Tensor:
         """Most probable world of each row, bool[..., m]; it always obeys the rules.
 
         Raises:
             InputError, InconsistentEvidence: as for :meth:`marginals`.
         """
-        (worlds,) = self._trace(log_parameters, evidence, None, 0)
+        (worlds,) = self._trace(self._weights(log_parameters, evidence, logits), log_parameters, None, 0)
         return worlds
 
     def sample(
@@ -181,6 +196,7 @@ class ParametricCircuit:
         num_samples: int,
         evidence: Tensor | None = None,
         generator: torch.Generator | None = None,
+        logits: Tensor | None = None,
     ) -> Tensor:
         """Independent worlds of each row given the evidence, bool[num_samples, ..., m].
 
@@ -189,10 +205,12 @@ class ParametricCircuit:
         """
         if num_samples < 1:
             raise InputError(f"num_samples is {num_samples}; it must be at least 1")
-        return self._trace(log_parameters, evidence, generator, num_samples)
+        return self._trace(self._weights(log_parameters, evidence, logits), log_parameters, generator, num_samples)
 
-    def _weights(self, log_parameters: Tensor, evidence: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Literal weights [..., m] of the evidence for all rows."""
+    def _weights(
+        self, log_parameters: Tensor, evidence: Tensor | None, logits: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Literal weights [..., m] for all rows: of the logits (all 1 without), 0 where the evidence excludes them."""
         if log_parameters.ndim == 0 or log_parameters.shape[-1] != self.num_parameters:
             raise InputError(
                 f"parameters of shape {tuple(log_parameters.shape)}; the last dimension must be {self.num_parameters}"
@@ -202,15 +220,18 @@ class ParametricCircuit:
         else:
             known = self.observed(evidence).to(log_parameters.device)
         shape = torch.broadcast_shapes(log_parameters.shape[:-1], known.shape[:-1])
-        pos, neg = (w.expand(*shape, self.num_variables) for w in _literals(known))
-        return pos, neg
+        pos, neg = _literals(known)
+        if logits is not None:
+            shape = torch.broadcast_shapes(shape, logits.shape[:-1])
+            pos, neg = pos * torch.sigmoid(_bounded(logits)), neg * torch.sigmoid(-_bounded(logits))
+        return pos.expand(*shape, self.num_variables), neg.expand(*shape, self.num_variables)
 
     @torch.no_grad()
     def _trace(
-        self, log_parameters: Tensor, evidence: Tensor | None, generator: torch.Generator | None, repeats: int
+        self, weights: tuple[Tensor, Tensor], log_parameters: Tensor, generator: torch.Generator | None, repeats: int
     ) -> Tensor:
         """Best worlds (``repeats`` = 0) or samples, bool[max(repeats, 1), ..., m], some rows at a time."""
-        pos, neg = self._weights(log_parameters, evidence)
+        pos, neg = weights
         shape, plan = pos.shape[:-1], self.circuit.plan
         log_pos, log_neg = (w.reshape(-1, self.num_variables).t().log() for w in (pos, neg))
         batch = log_pos.shape[1]
@@ -229,6 +250,11 @@ class ParametricCircuit:
 def _literals(known: Tensor) -> tuple[Tensor, Tensor]:
     """Weights 1 of the literals that ``known`` allows, in working precision."""
     return working((known != 0).float()), working((known != 1).float())
+
+
+def _bounded(logits: Tensor) -> Tensor:
+    """Logits in working precision, within what keeps sigmoids and their products above 0."""
+    return working(logits).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def _path_sum(log_parameters: Tensor, used: Tensor) -> Tensor:

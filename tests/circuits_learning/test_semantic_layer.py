@@ -20,18 +20,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import learning_cases as cases
 from learning_cases import HARD, oracle
 
+KINDS = ("edges", "literals", "both")
 
-def layer_of(name: str, features: int = 6, seed: int = 0) -> SemanticLayer:
+
+def layer_of(name: str, features: int = 6, seed: int = 0, parameters: str = "edges") -> SemanticLayer:
     torch.manual_seed(seed)
-    return SemanticLayer(HARD[name], features)
+    return SemanticLayer(HARD[name], features, parameters=parameters)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", HARD)
-def test_likelihood_marginals_and_mpe_match_enumeration(name: str) -> None:
-    layer = layer_of(name).double()
-    x = 3 * torch.randn(5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    theta = layer.log_parameters(x).exp().detach().numpy()
+def table_of(layer: SemanticLayer, x: torch.Tensor) -> np.ndarray:
+    """p(world | x) of every world, [n, 2^V], node by node and world by world."""
+    edges, logits = layer.weights(x)
+    theta = edges.exp().detach().expand(len(x), -1).numpy()
     p = np.stack([cases.table(layer.model.parametric.ir, row) for row in theta])
+    if logits is not None:
+        on = torch.sigmoid(logits.detach()).numpy()[:, None]
+        p = p * np.where(oracle.worlds(on.shape[2]), on, 1 - on).prod(axis=2)
+        p = p / p.sum(axis=1, keepdims=True)
+    return p
+
+
+@pytest.mark.parametrize("parameters", KINDS)
+@pytest.mark.parametrize("name", HARD)
+def test_likelihood_marginals_and_mpe_match_enumeration(name: str, parameters: str) -> None:
+    layer = layer_of(name, parameters=parameters).double()
+    x = 3 * torch.randn(5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    p = table_of(layer, x)
     grid = oracle.worlds(HARD[name].num_predicates)
     np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-12)
     for world in cases.legal_worlds(HARD[name])[:4]:
@@ -48,24 +62,26 @@ def test_likelihood_marginals_and_mpe_match_enumeration(name: str) -> None:
     np.testing.assert_array_equal(layer.predict(x, torch.tensor(known)).numpy(), grid[(p * rows).argmax(axis=1)])
 
 
+@pytest.mark.parametrize("parameters", KINDS)
 @pytest.mark.parametrize("name", HARD)
-def test_every_prediction_and_sample_obeys_the_rules(name: str) -> None:
-    layer = layer_of(name)
-    x = 20 * torch.randn(300, 6, generator=torch.Generator().manual_seed(2))
+def test_every_prediction_and_sample_obeys_the_rules(name: str, parameters: str) -> None:
+    layer = layer_of(name, parameters=parameters)
+    x = 2000 * torch.randn(300, 6, generator=torch.Generator().manual_seed(2))
     legal = {world.tobytes() for world in cases.legal_worlds(HARD[name])}
     worlds = torch.cat([layer.predict(x), layer.sample(x, 2).flatten(0, 1)]).numpy()
     assert all(world.tobytes() in legal for world in worlds)
 
 
-def test_before_training_zero_features_give_the_uniform_distribution() -> None:
-    layer = layer_of("cycle")
+@pytest.mark.parametrize("parameters", KINDS)
+def test_before_training_zero_features_give_the_uniform_distribution(parameters: str) -> None:
+    layer = layer_of("cycle", parameters=parameters)
     legal = torch.tensor(cases.legal_worlds(HARD["cycle"]))
     found = layer.log_likelihood(torch.zeros(len(legal), 6), legal)
     torch.testing.assert_close(found.exp(), torch.full((len(legal),), 1 / len(legal)))
 
 
-@pytest.mark.parametrize("hidden", [0.0, 0.5])
-def test_learns_a_conditional_distribution(hidden: float) -> None:
+@pytest.mark.parametrize(("hidden", "parameters"), [(0.0, "edges"), (0.5, "edges"), (0.0, "literals"), (0.5, "both")])
+def test_learns_a_conditional_distribution(hidden: float, parameters: str) -> None:
     """Labels are a legal world chosen by the quadrant of the input; half of the values may be unknown in training."""
     kb = HARD["branch"]
     generator = torch.Generator().manual_seed(3)
@@ -75,7 +91,7 @@ def test_learns_a_conditional_distribution(hidden: float) -> None:
     labels = chosen[(x[:, 0] > 0).long() * 2 + (x[:, 1] > 0).long()]
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 32), nn.ReLU())
-    layer = SemanticLayer(kb, 32)
+    layer = SemanticLayer(kb, 32, parameters=parameters)  # type: ignore[arg-type]
     optimiser = torch.optim.Adam([*net.parameters(), *layer.parameters()], lr=0.02)
     before = layer.loss(net(x), labels).item()
     for _ in range(120):
@@ -87,8 +103,9 @@ def test_learns_a_conditional_distribution(hidden: float) -> None:
     assert (layer.predict(net(x)) == labels.bool()).all(dim=1).float().mean() > 0.93
 
 
-def test_gradient_reaches_the_features_exactly() -> None:
-    layer = layer_of("classes").double()
+@pytest.mark.parametrize("parameters", KINDS)
+def test_gradient_reaches_the_features_exactly(parameters: str) -> None:
+    layer = layer_of("classes", parameters=parameters).double()
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64, requires_grad=True)
     worlds = torch.tensor(cases.legal_worlds(HARD["classes"])[:3])
     partial = torch.where(torch.arange(6) % 2 == 0, worlds.long(), -1)
@@ -101,7 +118,7 @@ def test_autocast_keeps_the_distribution_normalised() -> None:
     layer = layer_of("branch")
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logs = layer.log_parameters(x)
+        logs, _ = layer.weights(x)
     assert logs.dtype == torch.float32
     sums = layer.model.parametric.group_sums(logs.exp())
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-6)
@@ -133,5 +150,7 @@ def test_state_dict_holds_the_gate_alone_and_a_gate_may_be_given() -> None:
         SemanticLayer(made, gate=nn.Linear(6, 3))(x)
     with pytest.raises(InputError, match="in_features or a gate"):
         SemanticLayer(made)
+    with pytest.raises(InputError, match="'edges', 'literals' or 'both'"):
+        SemanticLayer(made, 6, parameters="nodes")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="row 1"):
         layer.loss(x[:2], torch.tensor([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]))
