@@ -16,6 +16,7 @@ from neurosym.logic.semantics import evaluate
 WIDTH, FEATURES = 24, 128
 BATCH, RATE, DECAY = 128, 3e-3, 1e-2
 METHODS = ("sigmoids", "sigmoids + semantic loss", "semantic layer")
+LITERALS = "semantic layer, literals"
 
 
 def backbone(channels: int, height: int, width: int) -> nn.Sequential:
@@ -39,8 +40,8 @@ class Model(nn.Module):
         self.features = backbone(*task.train.images.shape[1:])
         self.compiled = compile(task.kb)
         self.head: nn.Module
-        if method == "semantic layer":
-            self.head = SemanticLayer(task.kb, FEATURES)
+        if method in ("semantic layer", LITERALS):
+            self.head = SemanticLayer(task.kb, FEATURES, parameters="literals" if method == LITERALS else "edges")
         else:
             self.head = nn.Linear(FEATURES, task.kb.num_predicates)
 

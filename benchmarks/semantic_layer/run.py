@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from layer_tasks import TASKS, Task
-from layer_training import BATCH, DECAY, FEATURES, METHODS, RATE, WIDTH, measure, train
+from layer_training import BATCH, DECAY, FEATURES, LITERALS, METHODS, RATE, WIDTH, measure, train
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 LENGTHS = {"cifar10": (1, 3), "digit_sums": (2, 4)}
@@ -45,31 +45,26 @@ def select(task: Task) -> dict[str, Any]:
     return {"epochs": epochs, "strength": strength, "validation_exact": log}
 
 
-def run(task: Task, seeds: int) -> dict[str, Any]:
-    """All methods and seeds of one task."""
-    start = time.perf_counter()
-    chosen = select(task)
-    rows: dict[str, list[dict[str, float]]] = {}
-    seconds: dict[str, list[float]] = {}
-    for seed in range(seeds):
-        for method in METHODS:
+def run(task: Task, seeds: int, methods: Sequence[str], before: dict[str, Any]) -> dict[str, Any]:
+    """Some methods of one task, every seed; length and strength as chosen in ``before``, if that is not empty."""
+    chosen = before["chosen"] if before else select(task)
+    rows: dict[str, list[dict[str, float]]] = dict(before.get("rows", {}))
+    for method in methods:
+        for seed in range(seeds):
             model, spent = train(task, method, chosen["epochs"], chosen["strength"], seed)
-            seconds.setdefault(method, []).append(spent)
             for reading, figures in measure(model, task.test).items():
-                rows.setdefault(method + reading, []).append(asdict(figures))
+                kept = rows.get(method + reading, []) if seed else []
+                rows[method + reading] = [*kept, asdict(figures)]
             print(task.name, seed, method, round(spent, 1), rows[method][-1], flush=True)
+    settings = {"width": WIDTH, "features": FEATURES, "batch": BATCH, "rate": RATE, "decay": DECAY}
     return {
         "chosen": chosen,
         "seeds": seeds,
         "rows": rows,
-        "training_seconds": seconds,
         "images": {name: len(getattr(task, name).images) for name in ("train", "validation", "test")},
         "predicates": task.kb.num_predicates,
-        "total_seconds": time.perf_counter() - start,
-        "settings": {
-            "width": WIDTH, "features": FEATURES, "batch": BATCH, "rate": RATE, "decay": DECAY, "torch": torch.__version__,
-        },
-    }  # fmt: skip
+        "settings": {**settings, "torch": torch.__version__},
+    }
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -105,6 +100,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=sorted(TASKS), action="append")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--method", choices=(*METHODS, LITERALS), action="append", help="only these, beside earlier rows"
+    )
     parser.add_argument("--render", action="store_true", help="only write the tables again")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -112,7 +110,9 @@ def main() -> None:
     for name in options.task or list(TASKS):
         results = json.loads(path.read_text()) if path.exists() else {}
         if not options.render:
-            results[name] = run(TASKS[name](Path(os.environ["NEUROSYM_DATA"])), options.seeds)
+            task = TASKS[name](Path(os.environ["NEUROSYM_DATA"]))
+            before = results.get(name, {}) if options.method else {}
+            results[name] = run(task, options.seeds, options.method or (*METHODS, LITERALS), before)
         for target, text in ((path, json.dumps(results, indent=1)), (path.with_suffix(".md"), markdown(results))):
             fresh = target.with_name(target.name + ".tmp")
             fresh.write_text(text)
