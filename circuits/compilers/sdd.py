@@ -82,16 +82,7 @@ def compile_sdd(
     """
     deadline = time.monotonic() + max_seconds
     local = {v: i + 1 for i, v in enumerate(variables)}
-    indicators: dict[int, _Indicator] = {}
-    constraints: list[tuple[int, list[Any]]] = []
-    for number, factor in enumerate(factors):
-        body = _encode(factor, local)
-        if factor.log_violation == 0.0:
-            continue
-        if not factor.hard:
-            indicators[number] = _Indicator(len(local) + len(indicators) + 1, factor.log_violation)
-            body = ["=", ["v", indicators[number].variable], body]
-        constraints.append((number, body))
+    indicators, constraints = _constraints(factors, local)
     below = {number: indicator.variable for number, indicator in indicators.items()}
     vtree, position = build_vtree(factors, variables, local, below, deadline)
     # constraints low in the vtree first: intermediate results stay local
@@ -122,6 +113,23 @@ def compile_sdd(
     except CircuitTooLarge:
         stats = {"predicates": len(local), "constraints": len(constraints), "max_nodes": max_nodes}
         raise CompileLimit("the node limit was reached", stats) from None
+
+
+def _constraints(
+    factors: Sequence[Factor], local: Mapping[int, int]
+) -> tuple[dict[int, _Indicator], list[tuple[int, list[Any]]]]:
+    """The indicators of the soft factors, and every factor as (its number, prefix form for the worker)."""
+    indicators: dict[int, _Indicator] = {}
+    constraints: list[tuple[int, list[Any]]] = []
+    for number, factor in enumerate(factors):
+        body = _encode(factor, local)
+        if factor.log_violation == 0.0:
+            continue
+        if not factor.hard:
+            indicators[number] = _Indicator(len(local) + len(indicators) + 1, factor.log_violation)
+            body = ["=", ["v", indicators[number].variable], body]
+        constraints.append((number, body))
+    return indicators, constraints
 
 
 def _run(problem: _Problem, folder: Path, stop: threading.Event | None) -> None:
