@@ -228,6 +228,7 @@ _NAMES = {
     "save_circuit": "formats.arrays",
     "semantic_loss": "learning.semantic_loss",
     "semiring_derivatives": "queries.exact",
+    "terms_of_ir": "compilers.expand",
     "variance": "queries.linear",
     "with_edge_parameters": "learning.parametric",
     "write_nnf": "formats.nnf",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cnf_cases import all_worlds, mixture, random_cnf, three_cnf, truth
 
+from neurosym import circuits
 from neurosym.circuits.compilers.clauses import Cnf
 from neurosym.circuits.compilers.eliminate import compile_elimination
 from neurosym.circuits.compilers.expand import terms_of_ir
@@ -80,3 +81,8 @@ def test_hard_factors_as_terms() -> None:
     expected = one & (~a | (e & ~f)) & (~b | f) & (~g | a | b)
     assert (weights(terms) == expected).all()
     assert hard_terms([*factors, rule_factor(kb, 3)], range(7)) is None
+
+
+@pytest.mark.parametrize("name", ["Cnf", "CompiledCnf", "DisjointTerms", "compile_cnf", "find_terms", "terms_of_ir"])
+def test_public_names(name: str) -> None:
+    assert getattr(circuits, name).__name__ == name
