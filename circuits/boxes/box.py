@@ -99,8 +99,3 @@ class ComponentBounds:
             signs=self.signs,
             gap=None if self.gap is None else torch.where(keep, self.gap, 1.0),
         )
-
-
-def chance(pos: Tensor, neg: Tensor) -> Tensor:
-    """pos / (pos + neg) for weights >= 0; NaN where both vanish."""
-    return pos / (pos + neg)

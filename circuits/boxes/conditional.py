@@ -261,7 +261,12 @@ def box_extrema(
     for at, target in enumerate(targets):
         free = box.free[rows].clone()
         free[:, target] = False
-        masks, member = torch.unique(free, dim=0, return_inverse=True)
+        union = free.any(dim=0)
+        if int(union.sum()) <= FEW:
+            # one table for all rows: a sensor that does not move in some of them has two equal ends there
+            masks, member = union[None], torch.zeros_like(rows)
+        else:
+            masks, member = torch.unique(free, dim=0, return_inverse=True)
         for g in range(masks.shape[0]):
             columns, own = masks[g].nonzero()[:, 0].tolist(), rows[member == g]
             if _fits(circuit, target, columns, budget):

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurosym.circuits.boxes.box import ComponentBounds, WeightBox, chance
+from neurosym.circuits.boxes.box import ComponentBounds, WeightBox
+from neurosym.circuits.boxes.rounding import SMALLEST_TOTAL
 from neurosym.circuits.factors import MAX_TABLE_VARIABLES
 
 if TYPE_CHECKING:
@@ -74,8 +75,17 @@ def _all_but_one(table: Tensor, box: WeightBox, axes: Sequence[int]) -> Iterator
         yield from _all_but_one(done, box, keep)
 
 
+def _chance(on: Tensor, off: Tensor, pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities pos on / (pos on + neg off) at all corners, and the totals; [b, c] with weights [b]."""
+    yes = on * pos[:, None]
+    total = yes + off * neg[:, None]
+    return yes / total, total
+
+
 def dense_extrema(component: Component, box: WeightBox) -> ComponentBounds:
     """Exact bounds through the table of worlds; rows whose box contains impossible evidence are [0, 1], not exact.
+
+    So are rows with worlds' sums so small that underflow may have cost them digits.
 
     Args:
         component: at most 16 variables (2^m doubles for each row).
@@ -93,10 +103,11 @@ def dense_extrema(component: Component, box: WeightBox) -> ComponentBounds:
         for j, table in _all_but_one(start, part, range(m)):
             view = table.reshape(part.rows, 1 << j, 2, -1)
             off, on = view[:, :, 0].reshape(part.rows, -1), view[:, :, 1].reshape(part.rows, -1)
-            least = chance(on * part.pos_lo[:, j, None], off * part.neg_lo[:, j, None])
-            greatest = chance(on * part.pos_hi[:, j, None], off * part.neg_hi[:, j, None])
+            least, least_total = _chance(on, off, part.pos_lo[:, j], part.neg_lo[:, j])
+            greatest, greatest_total = _chance(on, off, part.pos_hi[:, j], part.neg_hi[:, j])
             lower[rows, j], upper[rows, j] = least.amin(dim=1), greatest.amax(dim=1)
-            possible[rows] &= ~(least.isnan() | greatest.isnan()).any(dim=1)
+            # a NaN fails the comparison too
+            possible[rows] &= (torch.minimum(least_total, greatest_total) >= SMALLEST_TOTAL).all(dim=1)
     exact = torch.ones_like(box.free)
     return ComponentBounds(lower, upper, exact).where_possible(possible)
 
