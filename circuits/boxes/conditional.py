@@ -256,6 +256,8 @@ def box_extrema(
     device = box.pos_lo.device
     out = _empty(box.rows, len(targets), box.size, device)
     rows = possible.nonzero()[:, 0]
+    if rows.numel() == 0:
+        return out
     left = [torch.zeros((0, 2), dtype=torch.long, device=device)]
     space = Workspace()
     for at, target in enumerate(targets):

@@ -396,3 +396,22 @@ def test_a_wrong_witness_is_refused() -> None:
     )
     assert not bool(check_witness(circuit, 2, lower, upper, wrong).holds)
     assert enclosure.FREE not in (enclosure.LOW, enclosure.HIGH)
+
+
+def test_rows_whose_moving_sensors_differ_share_a_table() -> None:
+    """And a batch in which no row has a world everywhere, and an empty one."""
+    rng = np.random.default_rng(12)
+    kb, table = frustrated(rng)
+    circuit = one_component(kb).circuit
+    lower = rng.uniform(0.1, 0.5, (6, kb.num_predicates))
+    upper = lower + 0.3 * (rng.random(lower.shape) < 0.3)
+    found = conditional_bounds(circuit, 1, tensor(lower), tensor(upper))
+    for row in range(6):
+        low, high = corners.extrema(table, 1, lower[row], upper[row])
+        assert float(found.lower[row]) == pytest.approx(low, abs=1e-12)
+        assert float(found.upper[row]) == pytest.approx(high, abs=1e-12)
+    assert bool(check_witness(circuit, 1, tensor(lower), tensor(upper), found).holds.all())
+    assert conditional_bounds(circuit, None, tensor(lower[:0]), tensor(upper[:0])).gap.shape == (0, kb.num_predicates)
+    hard = one_component(cases.knowledge("a", "b", "a -> b @ inf")).circuit
+    nothing = conditional_bounds(hard, 0, torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+    assert (float(nothing.lower), float(nothing.upper), bool(nothing.exact)) == (0.0, 1.0, False)
