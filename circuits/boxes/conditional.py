@@ -248,10 +248,12 @@ def box_extrema(
     budget: int,
     tolerance: float,
     cuts: Callable[[], CutPlan | None] | None = None,
+    table_budget: int | None = None,
 ) -> ConditionalBounds:
     """:func:`conditional_bounds` on a checked box [n, m]; rows that are not ``possible`` (bool[n]) become [0, 1].
 
-    ``cuts`` makes the cutsets that the search may use; it is called when there is something to search.
+    ``cuts`` makes the cutsets that the search may use; it is called when there is something to search. ``table_budget``
+    (``budget`` if it is None) limits the tables that are tried before any search.
     """
     device = box.pos_lo.device
     out = _empty(box.rows, len(targets), box.size, device)
@@ -271,7 +273,7 @@ def box_extrema(
             masks, member = torch.unique(free, dim=0, return_inverse=True)
         for g in range(masks.shape[0]):
             columns, own = masks[g].nonzero()[:, 0].tolist(), rows[member == g]
-            if _fits(circuit, target, columns, budget):
+            if _fits(circuit, target, columns, budget if table_budget is None else table_budget):
                 pieces = own.split(max(1, CHUNK_VALUES >> (len(columns) + 1)))
                 right = [_by_tables(circuit, (target, at), box, piece, columns, out, space) for piece in pieces]
                 own = own[~torch.cat(right)]
