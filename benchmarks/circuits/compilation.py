@@ -48,8 +48,11 @@ def compile_case(name: str, method: str, work: Path, seconds: float) -> dict[str
                 tag = method.replace(" ", "_") if made.suffix in (".sdd", ".vtree") else "circuit"
                 made.replace(work / f"{name}.{tag}{made.suffix}")
             return {**json.loads(place.read_text()), "limit": seconds}
-    reason = {-24: f"more than {seconds:g} CPU s", -9: "killed", -11: "crashed"}.get(status or 0, last)
-    return {"failed": reason[:200], "limit": seconds}
+    if status == -24 or status is None:
+        return {"failed": f"more than {seconds:g} CPU s" if status else last, "limit": seconds, "at_limit": True}
+    reason = {-9: "killed", -11: "crashed", -6: "aborted"}.get(status, last)
+    at_limit = "MemoryError" in last or "CompileLimit" in last or status == -6
+    return {"failed": reason[:200], "limit": seconds, "at_limit": at_limit}
 
 
 def disagreements(results: dict[str, dict[str, Any]]) -> list[str]:

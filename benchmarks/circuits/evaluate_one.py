@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,20 +60,25 @@ class WrongValue(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """The circuits of a case: the shared one with the file it came from, and our portfolio's."""
+    """The circuits of a case: the shared one with the file it came from, and our portfolio's.
+
+    Where no peer compiled the case, there is no file and the shared circuit is ours.
+    """
 
     shared: CircuitIR
-    file: Path
+    file: Path | None
     vtree: Path | None
     own: Circuit
 
+    @cached_property
+    def klay(self) -> list[tuple[Any, CircuitIR, str]]:
+        """KLay's circuits of both, with our form of each and a label."""
+        theirs = [] if self.file is None else [(klay_from_file(self.file), self.shared, "")]
+        return [*theirs, (klay_from_ir(self.own.ir), self.own.ir, "own circuit, ")]
+
 
 def load(item: Case, work: Path) -> Subject:
-    """The SDD that pysdd made without search where there is one, else d4's circuit.
-
-    Raises:
-        FileNotFoundError: the case was not compiled before.
-    """
+    """The SDD that pysdd made without search where there is one, else d4's circuit, else only ours."""
     compiled = compile_cnf(Cnf.from_clauses(item.clauses, item.num_variables))
     terms = None if compiled.terms is None else TermMatrix(compiled.terms.terms, compiled.terms.log_constants)
     own = Circuit(compiled.ir, terms=terms)
@@ -81,7 +87,9 @@ def load(item: Case, work: Path) -> Subject:
         if sdd.exists():
             return Subject(read_sdd(sdd, vtree), sdd, vtree, own)
     d4 = work / f"{item.name}.circuit.d4"
-    return Subject(read_nnf(d4, item.num_variables), d4, None, own)
+    if d4.exists():
+        return Subject(read_nnf(d4, item.num_variables), d4, None, own)
+    return Subject(own.ir, None, None, own)
 
 
 def contenders(subject: Subject, dtype: torch.dtype) -> list[Contender]:
@@ -90,16 +98,13 @@ def contenders(subject: Subject, dtype: torch.dtype) -> list[Contender]:
     found = [ours(shared, engine, dtype) for engine in engines(shared)]
     found += [ours(subject.own, engine, dtype, "own circuit, ") for engine in engines(subject.own)]
     size = 4 if dtype == torch.float32 else 8
-    for circuit, ir, label in (
-        (klay_from_file(subject.file), subject.shared, ""),
-        (klay_from_ir(subject.own.ir), subject.own.ir, "own circuit, "),
-    ):
+    for circuit, ir, label in subject.klay:
         rows = max(1, KLAY_BYTES // (4 * size * ir.num_edges))
         # on a circuit that is not smooth the best world's weight would lack the variables left out
         for semiring in ("log", "real", "mpe") if label else ("log", "real"):
             made = klay(circuit, semiring, label)
             found.append(Contender(made.name, made.run, made.operations, rows))
-    if subject.vtree is not None:
+    if subject.file is not None and subject.vtree is not None:
         found.append(pysdd(subject.file, subject.vtree, PYSDD_ROWS))
     return found
 
@@ -137,7 +142,8 @@ def truth_for(item: Case, subject: Subject, dtype: torch.dtype, rows: int = 20) 
         WrongValue: the reference differs from enumeration.
     """
     exact = contenders(subject, torch.float64)
-    judge = next((c for c in exact if c.name == "pysdd loop"), next(c for c in exact if c.name == "klay log"))
+    judges = {c.name: c for c in exact if c.name in ("pysdd loop", "klay log", "klay own circuit, log")}
+    judge = judges.get("pysdd loop") or judges.get("klay log") or judges["klay own circuit, log"]
     pos, neg = weights(rows, item.num_variables, dtype)
     wide = pos.double(), neg.double()
     log_value = judge.run("backward", *wide).detach()
@@ -251,7 +257,7 @@ def main(name: str, work: str, batches: str, budget: str, repeats: str, out: str
     result: dict[str, Any] = {
         "variables": item.num_variables,
         "circuit": {
-            "from": subject.file.suffix[1:],
+            "from": "ours" if subject.file is None else subject.file.suffix[1:],
             "nodes": subject.shared.num_nodes,
             "edges": subject.shared.num_edges,
             "depth": subject.shared.depth,

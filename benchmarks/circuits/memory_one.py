@@ -32,19 +32,21 @@ MOST_BYTES = 14 << 30
 def decision_diagram(elements: int, seed: int = 0) -> CircuitIR:
     """About ``elements`` elements over 100 variables."""
     rng = np.random.default_rng(seed)
-    width = max(1, elements // (2 * VARIABLES - 2))
+    width = max(2, elements // (2 * (VARIABLES - 13)))  # the layers below the root grow by a factor of two
     literals = np.arange(2 * VARIABLES)  # node 2v: variable v true, 2v + 1: false
     kind, edges, size = [np.full(2 * VARIABLES, LITERAL, dtype=np.int8)], [], 2 * VARIABLES
     below = literals[-2:]
     for variable in range(VARIABLES - 2, -1, -1):
-        count = width if variable else 1
+        count = min(width, 2 ** min(variable, 40))
         sums = size + np.arange(count)
         products = size + count + np.arange(2 * count)
         size += 3 * count
         kind += [np.full(count, SUM, dtype=np.int8), np.full(2 * count, PRODUCT, dtype=np.int8)]
         edges.append(np.stack([np.repeat(sums, 2), products]))
         edges.append(np.stack([products, np.tile([2 * variable, 2 * variable + 1], count)]))
-        edges.append(np.stack([products, rng.choice(below, 2 * count)]))
+        # every node below is used at least once
+        used = np.concatenate([rng.permutation(below), rng.choice(below, 2 * count)])[: 2 * count]
+        edges.append(np.stack([products, rng.permutation(used)]))
         below = sums
     value = np.where(literals % 2 == 0, literals // 2 + 1, -(literals // 2 + 1))
     literal = np.concatenate([value, np.zeros(size - literals.size, dtype=np.int64)])

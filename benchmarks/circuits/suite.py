@@ -178,7 +178,7 @@ def makers() -> dict[str, Callable[[], Case]]:
 QUICK = ("tiny-classes", "tiny-hierarchy")
 EVALUATED = (
     "gtsrb43-both", "gtsrb43-oneway", "awa2-exact", "awa2-oneway", "hierarchy-100", "hierarchy-1000",
-    "3cnf-30-1.5", "3cnf-50-3", "3cnf-75-3", "grid-6x6", "exactly-4-of-16",
+    "3cnf-30-1.5", "3cnf-50-1.5", "3cnf-50-3", "grid-6x6", "exactly-4-of-16",
 )  # fmt: skip
 """Cases whose circuits are timed; the others are only compiled."""
 

@@ -40,7 +40,7 @@ def test_layout(seed: int) -> None:
         halves = [(10.0 + s.node % 7) / 2 if s.node >= 0 else 5.0 for s in row]
         ends = [(s.x - h, s.x + h) for s, h in zip(row, halves, strict=True)]
         assert all(a[1] + 14 <= b[0] + 1e-6 for a, b in itertools.pairwise(ends))
-        assert all(-1e-6 <= left and right <= placed.width + 1e-6 for left, right in ends)
+        assert all(left >= -1e-6 and right <= placed.width + 1e-6 for left, right in ends)
     edges = sorted((placed.spots[path[0]].node, placed.spots[path[-1]].node) for path in placed.paths)
     parents = np.repeat(np.arange(ir.num_nodes), np.diff(ir.offsets))
     assert edges == sorted(zip(parents.tolist(), ir.children.tolist(), strict=True))
