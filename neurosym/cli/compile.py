@@ -36,7 +36,7 @@ A rules.yaml:
   groups: {shape: {exactly_one: [octagon, triangle]}}
 
 \b
---out by its suffix: .npz (read back by neurosym), .nnf (one circuit, for c2d's
+--out by its suffix: .npz (read back by neurosym), .nnf (one circuit for c2d's
 tools), .svg or .dot. The picture shows products (x), sums (+), literals and
 rule weights; .svg up to 400 nodes, .dot (for Graphviz) up to 3000.
 """
