@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -207,6 +207,22 @@ def once(contender: Contender, operation: str, pos: Tensor, neg: Tensor, times: 
     return (time.process_time() - cpu) / times, (time.perf_counter() - wall) / times
 
 
+@dataclass
+class Entry:
+    """A contender in a race: its weights, how often it is called for one timing, and what was measured."""
+
+    contender: Contender
+    pos: Tensor
+    neg: Tensor
+    calls: int = 1
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+    def time(self, operation: str) -> tuple[float, float]:
+        """CPU and wall seconds of one call."""
+        return once(self.contender, operation, self.pos, self.neg, self.calls)
+
+
 def race(
     everybody: list[Contender],
     operation: str,
@@ -217,34 +233,32 @@ def race(
     repeats: int,
 ) -> dict[str, dict[str, Any]]:
     """Interleaved timings of one operation; a contender that used up the budget drops out of later rounds."""
-    found: dict[str, dict[str, Any]] = {}
     entries = []
     for contender in everybody:
         if operation in contender.operations:
             rows = min(batch, contender.most_rows or batch)
-            given = weights(rows, variables, dtype)
-            first = once(contender, operation, *given, 1)[0]
-            entries.append(
-                (contender, rows, given, max(1, min(200, math.ceil(min(EACH, budget / 50) / max(first, 1e-6)))), [], [])
-            )
-    spent = dict.fromkeys((entry[0].name for entry in entries), 0.0)
+            entry = Entry(contender, *weights(rows, variables, dtype))
+            seconds = entry.time(operation)[0]
+            if seconds < budget / 4:  # the first call may build tables or load compiled code
+                seconds = entry.time(operation)[0]
+            entry.calls = max(1, min(200, math.ceil(min(EACH, budget / 50) / max(seconds, 1e-6))))
+            entries.append(entry)
     for number in range(repeats):
-        for contender, _, given, times, cpus, walls in entries:
-            if number and spent[contender.name] > budget:
-                continue
-            cpu, wall = once(contender, operation, *given, times)
-            cpus.append(cpu)
-            walls.append(wall)
-            spent[contender.name] += cpu * times
-    for contender, rows, _, times, cpus, walls in entries:
-        scale = batch / rows
-        found[contender.name] = {
-            "seconds": statistics.median(cpus) * scale,
-            "low": min(cpus) * scale,
-            "high": max(cpus) * scale,
-            "wall": statistics.median(walls) * scale,
-            "rounds": len(cpus),
-            "calls": times,
+        for entry in entries:
+            if number == 0 or sum(entry.cpu) * entry.calls <= budget:
+                cpu, wall = entry.time(operation)
+                entry.cpu.append(cpu)
+                entry.wall.append(wall)
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        rows = entry.pos.shape[0]
+        found[entry.contender.name] = {
+            "seconds": statistics.median(entry.cpu) * batch / rows,
+            "low": min(entry.cpu) * batch / rows,
+            "high": max(entry.cpu) * batch / rows,
+            "wall": statistics.median(entry.wall) * batch / rows,
+            "rounds": len(entry.cpu),
+            "calls": entry.calls,
             "rows_timed": rows,
         }
     return found

@@ -183,7 +183,7 @@ def _numbers(
     counts = np.bincount(row[~tagged], minlength=int(first.sum()))
     values = np.zeros(0, dtype=np.int64)
     if counts.any():
-        values = np.fromstring(body.translate(_without(letters)), dtype=np.int64, sep=" ")  # type: ignore[call-overload]
+        values = np.fromstring(body.translate(_without(letters)), dtype=np.int64, sep=" ")
     assert values.size == counts.sum()
     return Rows(
         path=path,

@@ -234,10 +234,9 @@ def smooth_circuit(graph: Graph, num_variables: int, fail: Callable[[int, str], 
 
 def constant_circuit(log_value: float, num_variables: int) -> CircuitIR:
     """A circuit that is one constant."""
-    return assemble(
-        np.array([CONSTANT], dtype=np.int8), np.zeros(1, dtype=np.int64), np.array([log_value]), np.zeros((2, 0)), 0,
-        num_variables,
-    )  # fmt: skip
+    no_edges = np.zeros((2, 0), dtype=np.int64)
+    kind, literal = np.array([CONSTANT], dtype=np.int8), np.zeros(1, dtype=np.int64)
+    return assemble(kind, literal, np.array([log_value]), no_edges, 0, num_variables)
 
 
 def _simplified(pool: _Pool, one: Flags, root: int, num_variables: int) -> CircuitIR:
