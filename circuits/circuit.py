@@ -16,6 +16,8 @@ from neurosym.circuits.engine.terms import TermEvaluator, TermMatrix
 from neurosym.circuits.ir import CONSTANT, CircuitIR
 from neurosym.errors import InputError
 
+LARGEST_LOG = 700.0
+"""Logs of constants within this of 0 have exponentials that are normal float64 numbers."""
 MANY_ENTRIES = 1 << 17
 """Rows x terms x variables from which the term matrix beats the circuit."""
 
@@ -41,7 +43,8 @@ class Circuit:
     """A smooth, deterministic, decomposable circuit over m variables, ready to be evaluated.
 
     Literal weights ``pos`` and ``neg`` are non-negative tensors [..., m] (broadcast against each other) and need not
-    sum to one. ``log_constants`` replaces the circuit's own constants, for all rows ([C]) or for each ([..., C]).
+    sum to one. Their values are not checked: NaN gives NaN, an infinite weight NaN or inf, and negative weights have no
+    meaning. ``log_constants`` replaces the circuit's own constants, for all rows ([C]) or for each ([..., C]).
 
     Args:
         ir: the circuit.
@@ -75,7 +78,8 @@ class Circuit:
         self.num_constants = int(self.log_constants.numel())
         self.evaluator = Evaluator(ir, engine)
         self._term_evaluator = None if terms is None else TermEvaluator(terms, self.evaluator)
-        self._constants: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._constants: dict[torch.device, Tensor] = {}
+        self._far = _beyond_range(self.log_constants)
 
     @property
     def plan(self) -> Plan:
@@ -151,18 +155,20 @@ class Circuit:
                 f"weights have shapes {tuple(pos.shape)} and {tuple(neg.shape)}; the last dimension must be the "
                 f"{m} variables of the circuit"
             )
-        shape = pos.shape if pos.shape == neg.shape else torch.broadcast_shapes(pos.shape, neg.shape)
+        shape = pos.shape if pos.shape == neg.shape else _common("weights", pos.shape, neg.shape)
         if log_constants is None:
-            constants = self._own_constants(pos.device)
+            constants, far = self._own_constants(pos.device), self._far
         elif log_constants.ndim == 0 or log_constants.shape[-1] != self.num_constants:
             raise InputError(
                 f"log_constants has shape {tuple(log_constants.shape)}; its last dimension must be the "
                 f"{self.num_constants} constants of the circuit"
             )
         else:
-            constants = log_constants.to(self._precision(pos.device)).exp()
+            constants = log_constants if pos.device.type == "mps" else log_constants.to(torch.float64)
+            far = _beyond_range(constants)
+            constants = constants if far else constants.exp()
             if constants.ndim > 1:
-                rows = torch.broadcast_shapes(shape[:-1], constants.shape[:-1])
+                rows = _common("rows of weights and log_constants", shape[:-1], constants.shape[:-1])
                 shape = torch.Size((*rows, m))
                 constants = (
                     constants.expand(*rows, self.num_constants).reshape(rows.numel(), self.num_constants).contiguous()
@@ -171,14 +177,31 @@ class Circuit:
             w.to(self._precision(w.device)).expand(shape).reshape(shape[:-1].numel(), m).contiguous()
             for w in (pos, neg)
         ]
-        return Weights(flat[0], flat[1], constants), shape
+        return Weights(flat[0], flat[1], constants, far), shape
 
     def _own_constants(self, device: torch.device) -> Tensor:
-        key = (device, self._precision(device))
-        if key not in self._constants:
-            self._constants[key] = self.log_constants.exp().to(device=device, dtype=key[1])
-        return self._constants[key]
+        """The constants, or their logs where floats do not hold them; float64 where the device has it."""
+        if device not in self._constants:
+            # a tensor made in inference mode could not be saved for a later backward pass
+            with torch.inference_mode(False):
+                constants = self.log_constants.clone() if self._far else self.log_constants.exp()
+                dtype = torch.float32 if device.type == "mps" else torch.float64
+                self._constants[device] = constants.to(device=device, dtype=dtype)
+        return self._constants[device]
 
     def _precision(self, device: torch.device) -> torch.dtype:
         """The working precision; Apple's GPUs have no float64."""
         return torch.float32 if device.type == "mps" else self.dtype
+
+
+def _common(name: str, a: torch.Size, b: torch.Size) -> torch.Size:
+    """The shape to broadcast to."""
+    try:
+        return torch.broadcast_shapes(a, b)
+    except RuntimeError:
+        raise InputError(f"{name} have shapes {tuple(a)} and {tuple(b)}, which do not broadcast") from None
+
+
+def _beyond_range(logs: Tensor) -> bool:
+    """Some finite log has no exponential that is a normal float64 number."""
+    return bool(((logs.detach().abs() > LARGEST_LOG) & (logs != -torch.inf)).any())

@@ -26,7 +26,9 @@ class Columns:
 
     def _on(self, device: torch.device) -> Tensor:
         if device not in self._index:
-            self._index[device] = torch.tensor(self.ids, dtype=torch.int64, device=device)
+            # a tensor made in inference mode could not be saved for a later backward pass
+            with torch.inference_mode(False):
+                self._index[device] = torch.tensor(self.ids, dtype=torch.int64, device=device)
         return self._index[device]
 
     def take(self, x: Tensor) -> Tensor:

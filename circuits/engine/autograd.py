@@ -6,6 +6,7 @@ here the derivatives come from the downward pass, which needs neither.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,20 @@ class Engine(Protocol):
         ...
 
 
+def _once_differentiable(
+    backward: Callable[[Any, Tensor], tuple[Any, ...]],
+) -> Callable[[Any, Tensor], tuple[Any, ...]]:
+    """Makes a second derivative an error, also where only the weights would give one and torch would take 0 for it."""
+    once = torch.autograd.function.once_differentiable(backward)
+
+    def guarded(ctx: Any, gain: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled() and not gain.requires_grad:
+            gain = gain.detach().requires_grad_()
+        return tuple(once(ctx, gain))
+
+    return guarded
+
+
 def _constants_gradient(needed: bool, constants: Tensor, found: Tensor) -> Tensor | None:
     """Gradient in the shape of the constants, [C] or [B, C]."""
     if not needed:
@@ -43,11 +58,11 @@ def _constants_gradient(needed: bool, constants: Tensor, found: Tensor) -> Tenso
 
 
 class _LogValue(torch.autograd.Function):
-    """(pos, neg [B, m], constants [C] or [B, C]) -> log Z [B]."""
+    """(pos, neg [B, m], constants or their logs [C] or [B, C]) -> log Z [B]."""
 
     @staticmethod
-    def forward(ctx: Any, pos: Tensor, neg: Tensor, constants: Tensor, engine: Engine) -> Tensor:
-        weights = Weights(pos, neg, constants)
+    def forward(ctx: Any, pos: Tensor, neg: Tensor, constants: Tensor, engine: Engine, logs: bool) -> Tensor:
+        weights = Weights(pos, neg, constants, logs)
         if not any(ctx.needs_input_grad):
             return engine.log_value(weights)
         # one visit of the circuit gives both, while its values are in the cache
@@ -57,36 +72,36 @@ class _LogValue(torch.autograd.Function):
         return found.log_value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    @_once_differentiable
+    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         on, off, fixed = ctx.saved_tensors
         gain = gain[:, None]
         constants = _constants_gradient(ctx.needs_input_grad[2], ctx.shared, fixed * gain)
-        return on * gain, off * gain, constants, None
+        return on * gain, off * gain, constants, None, None
 
 
 class _Marginals(torch.autograd.Function):
-    """(pos, neg [B, m], constants [C] or [B, C]) -> P(x_j = 1) [B, m]."""
+    """(pos, neg [B, m], constants or their logs [C] or [B, C]) -> P(x_j = 1) [B, m]."""
 
     @staticmethod
-    def forward(ctx: Any, pos: Tensor, neg: Tensor, constants: Tensor, engine: Engine) -> Tensor:
-        ctx.engine = engine
+    def forward(ctx: Any, pos: Tensor, neg: Tensor, constants: Tensor, engine: Engine, logs: bool) -> Tensor:
+        ctx.engine, ctx.logs = engine, logs
         ctx.save_for_backward(pos, neg, constants)
-        return engine.marginals(Weights(pos, neg, constants))
+        return engine.marginals(Weights(pos, neg, constants, logs))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        weights = Weights(*ctx.saved_tensors)
+    @_once_differentiable
+    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        weights = Weights(*ctx.saved_tensors, logs=ctx.logs)
         on, off, fixed = ctx.engine.marginals_gradient(weights, gain.contiguous())
-        return on, off, _constants_gradient(ctx.needs_input_grad[2], weights.constants, fixed), None
+        return on, off, _constants_gradient(ctx.needs_input_grad[2], weights.constants, fixed), None, None
 
 
 def log_value(engine: Engine, weights: Weights) -> Tensor:
     """log Z, [B]; differentiable once."""
-    return _LogValue.apply(weights.pos, weights.neg, weights.constants, engine)
+    return _LogValue.apply(weights.pos, weights.neg, weights.constants, engine, weights.logs)
 
 
 def marginals(engine: Engine, weights: Weights) -> Tensor:
     """P(x_j = 1), [B, m]; differentiable once, right at weights 0 and 1."""
-    return _Marginals.apply(weights.pos, weights.neg, weights.constants, engine)
+    return _Marginals.apply(weights.pos, weights.neg, weights.constants, engine, weights.logs)

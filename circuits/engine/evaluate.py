@@ -29,6 +29,8 @@ from neurosym.circuits.ir import CircuitIR
 
 LARGEST_GAIN = 200.0
 """Largest log of G for the plain path."""
+LARGEST_GAIN_32 = 40.0
+"""... in float32."""
 MOST_VARIABLES = 900
 """Up to so many variables the number of worlds is a float64."""
 FEW_ROWS = 16
@@ -77,6 +79,10 @@ class Evaluator:
         self._reference: Tensor | None = None
         self._kernels: dict[str, Kernel] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the kernels, which hold machine code and are made again when they are needed."""
+        return {**vars(self), "_kernels": {}}
+
     @property
     def plan(self) -> Plan:
         """Index arrays of the log-space path."""
@@ -101,9 +107,10 @@ class Evaluator:
     def _path(self, like: Weights) -> str:
         return pick(like.pos.device, like.batch) if self.engine in ("auto", "terms") else self.engine
 
-    def log_gain(self, constants: Tensor) -> float:
-        """log G: bounds every value and derivative when pos + neg = 1; inf for the engine ``log``."""
-        if self.engine == "log":
+    def log_gain(self, weights: Weights) -> float:
+        """log G: bounds every value and derivative when pos + neg = 1; inf where only log space will do."""
+        constants = weights.constants
+        if self.engine == "log" or weights.logs:
             return math.inf
         if not constants.numel() or float(constants.max()) <= 1.0:
             return 0.0
@@ -126,18 +133,18 @@ class Evaluator:
         On a CPU the plain arithmetic is float64: a product of a few dozen probabilities is already too small for
         float32. (The compiled kernel widens by itself.)
         """
-        gain = self.log_gain(weights.constants)
+        gain = self.log_gain(weights)
         if gain > LARGEST_GAIN:
             return tuple(x.to(weights.pos.dtype) for x in exact(_widen(weights), extra))
-        on_cpu = weights.pos.device.type == "cpu" and self._path(weights) != "numba"
-        work = _widen(weights) if on_cpu else weights
+        widens = self._path(weights) == "numba"
+        work = weights if widens else _fitting(weights, gain)
         scaled, scale = normalise(work)
         value, found = plain(scaled, scale, extra)
         results = tuple(x.to(weights.pos.dtype) for x in found)
         bad = ~(value > self.floor(value.dtype, gain))
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
-            rows, more = work.rows(index), None if extra is None else extra[index]
+            rows, more = weights.rows(index), None if extra is None else extra[index]
             widen = _can_widen(rows) and value.dtype != torch.float64
             again = (
                 self._run(_widen(rows), plain, exact, more) if widen else self._far(_widen(rows), plain, exact, more)
@@ -183,7 +190,7 @@ class Evaluator:
         return Weights(weights.pos / scale, weights.neg / scale, weights.constants), scale
 
     def _upward(self, weights: Weights, maximise: bool = False) -> Tensor:
-        constants = weights.constants.log()
+        constants = weights.constants if weights.logs else weights.constants.log()
         constants = constants.t() if constants.ndim == 2 else constants[:, None]
         return logspace.upward(self.plan, weights.pos.t().log(), weights.neg.t().log(), maximise, constants)
 
@@ -222,7 +229,9 @@ class Evaluator:
     def _gradient_exact(self, weights: Weights, _: Tensor | None) -> Results:
         logs = self._log_derivatives_exact(weights)
         base = torch.where(logs.log_value == -torch.inf, 0.0, logs.log_value)[:, None]
-        return logs.log_value, *(torch.exp(x - base) for x in (logs.on, logs.off, logs.constants))
+        # by the logs of the constants where those are given: a constant beyond floats has no derivative within them
+        fixed = logs.constants + weights.constants if weights.logs else logs.constants
+        return logs.log_value, *(torch.exp(x - base) for x in (logs.on, logs.off, fixed))
 
     def _log_derivatives_exact(self, weights: Weights) -> Gradient:
         out = empty_gradient(weights)
@@ -238,7 +247,7 @@ class Evaluator:
     def log_derivatives(self, weights: Weights) -> Gradient:
         """log Z and the *logs* of the derivatives of Z, each to full relative accuracy (computed in float64)."""
         dtype, weights = weights.pos.dtype, _widen(weights)
-        gain = self.log_gain(weights.constants)
+        gain = self.log_gain(weights)
         if gain > LARGEST_GAIN:
             return self._log_derivatives_exact(weights).to(dtype)
         scaled, scale = normalise(weights)
@@ -269,7 +278,7 @@ class Evaluator:
             index = bad.nonzero()[:, 0]
             some = weights.rows(index)
             # zeros of the structure and of the evidence are zero for weights of 0 and 1 as well; those only count worlds
-            support = Weights(*((w > 0).to(torch.float64) for w in vars(some).values()))
+            support = Weights(*((w > 0).to(torch.float64) for w in (some.pos, some.neg, some.constants)))
             able = table(kernel.derivatives(support)) > 0
             bad[index] = (small[index] & able).any(dim=1)
         return bad
@@ -324,7 +333,8 @@ class Evaluator:
         out = empty_gradient(weights)
         for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
             values = self._upward(weights.rows(rows))
-            on, off, fixed = logspace.marginals_gradient(self.plan, values, gain[rows].to(values.dtype).t())
+            own = gain[rows].to(values.dtype).t()
+            on, off, fixed = logspace.marginals_gradient(self.plan, values, own, by_log=weights.logs)
             out.on[rows], out.off[rows], out.constants[rows] = on.t(), off.t(), fixed.t()
         return out.on, out.off, out.constants
 
@@ -332,9 +342,10 @@ class Evaluator:
 
     def best(self, weights: Weights) -> tuple[Tensor, Tensor]:
         """log weight of the heaviest world, [B] (-inf where there is none), and the world, bool[B, m]."""
-        gain = self.log_gain(weights.constants)
+        gain = self.log_gain(weights)
         if gain > LARGEST_GAIN or self._path(weights) != "numba":
-            return self._best_exact(weights)
+            value, world = self._best_exact(_widen(weights))
+            return value.to(weights.pos.dtype), world
         scaled, scale = normalise(weights)
         kernel = self.kernel(weights)
         assert isinstance(kernel, NumbaKernel)
@@ -382,6 +393,13 @@ def _unscaled(value: Tensor, scale: Tensor | None) -> Tensor:
     return value.log() if scale is None else value.log() + scale.to(value.dtype).log().sum(dim=1)
 
 
+def _fitting(weights: Weights, gain: float) -> Weights:
+    """In float64 on a CPU, or where float32 could overflow; otherwise constants in the precision of the weights."""
+    if weights.pos.device.type == "cpu" or gain > LARGEST_GAIN_32:
+        return _widen(weights)
+    return Weights(weights.pos, weights.neg, weights.constants.to(weights.pos.dtype))
+
+
 def _can_widen(weights: Weights) -> bool:
     return weights.pos.dtype != torch.float64 and weights.pos.device.type != "mps"
 
@@ -389,7 +407,8 @@ def _can_widen(weights: Weights) -> bool:
 def _widen(weights: Weights) -> Weights:
     if not _can_widen(weights):
         return weights
-    return Weights(*(w.to(torch.float64) for w in vars(weights).values()))
+    wide = (w.to(torch.float64) for w in (weights.pos, weights.neg, weights.constants))
+    return Weights(*wide, logs=weights.logs)
 
 
 def _largest_product(program: Program, constants: NDArray[np.float64]) -> float:

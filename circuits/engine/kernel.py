@@ -18,12 +18,14 @@ class Weights:
 
     Attributes:
         pos, neg: weights of x_j and not x_j, [B, m], contiguous.
-        constants: [C], or [B, C] where every row has its own.
+        constants: [C], or [B, C] where every row has its own. Float64 even beside float32 weights on a CPU.
+        logs: ``constants`` are logs, because some are outside the range of floats; only log space can do that.
     """
 
     pos: Tensor
     neg: Tensor
     constants: Tensor
+    logs: bool = False
 
     @property
     def batch(self) -> int:
@@ -33,7 +35,7 @@ class Weights:
     def rows(self, index: Tensor | slice) -> Weights:
         """Some of the rows."""
         constants = self.constants if self.constants.ndim == 1 else self.constants[index]
-        return Weights(self.pos[index], self.neg[index], constants)
+        return Weights(self.pos[index], self.neg[index], constants, self.logs)
 
 
 @dataclass(frozen=True)

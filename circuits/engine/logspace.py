@@ -211,7 +211,7 @@ def chunks(plan: Plan, batch: int, device: torch.device) -> Iterator[slice]:
 
 
 def marginals_gradient(
-    plan: Plan, values: Tensor, gain: Tensor, slopes: Tensor | None = None
+    plan: Plan, values: Tensor, gain: Tensor, slopes: Tensor | None = None, by_log: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of sum_j gain_j P(x_j) with respect to pos, neg ([m, B] each) and the constants [C, B].
 
@@ -219,13 +219,20 @@ def marginals_gradient(
         values: from :func:`upward`, [N+2, B].
         gain: [m, B].
         slopes: from :func:`downward`, if at hand.
+        by_log: with respect to the logs of the constants instead.
     """
     steps = plan.steps(values.device)
     slopes = downward(plan, values) if slopes is None else slopes
     means = upward_mean(plan, values, gain)
     outside = downward_mean(plan, values, slopes, means)
     root = plan.num_nodes - 1
-    weight = torch.exp(slopes - values[root])
+    if by_log:
+        slopes = slopes.clone()
+        slopes[steps.constant_nodes] += values[steps.constant_nodes]
+    # a subnormal weight's derivative may pass the largest number; times a covariance of 0 it must stay 0
+    # and where there is no world the gradient is 0: a caller who masks such rows must not get NaN from them
+    base = torch.where(values[root] == -torch.inf, torch.inf, values[root])
+    weight = torch.exp(slopes - base).clamp_max(torch.finfo(values.dtype).max)
     on, off, fixed = (
         weight[places] * (outside[places] + own - means[root])
         for places, own in ((steps.positive, gain), (steps.negative, 0.0), (steps.constant_nodes, 0.0))

@@ -34,6 +34,15 @@ CHUNK_VALUES = 1 << 17
 """Entries of the largest table (rows x terms or rows x columns) worked on at once."""
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in their own precision, also where autocast would round float32 to half of the bits."""
+    kind = a.device.type
+    if not torch.is_autocast_enabled(kind):
+        return a @ b
+    with torch.autocast(kind, enabled=False):
+        return a @ b
+
+
 @dataclass(frozen=True)
 class _State:
     """A state on one device, in one dtype: which terms have it, for the variables lo..hi.
@@ -58,16 +67,16 @@ class _State:
     def over_terms(self, x: Tensor) -> Tensor:
         """For each term the sum of x [B, hi - lo] over its variables with the state, [B, K]."""
         if self.rows is not None:
-            return (self.rows @ x.t()).t()
+            return _product(self.rows, x.t()).t()
         assert self.matrix is not None
-        return x @ self.matrix
+        return _product(x, self.matrix)
 
     def over_variables(self, share: Tensor) -> Tensor:
         """For each variable the sum of the shares [B, K] of the terms with the state, [B, hi - lo]."""
         if self.columns is not None:
-            return (self.columns @ share.t()).t()
+            return _product(self.columns, share.t()).t()
         assert self.transposed is not None
-        return share @ self.transposed
+        return _product(share, self.transposed)
 
 
 def _make_state(has: NDArray[np.bool_], like: Tensor) -> _State | None:
@@ -175,32 +184,37 @@ class TermMatrix:
         """Rows worked on at once."""
         return max(1, min(batch, CHUNK_VALUES // max(1, self.num_terms, self.num_variables)))
 
-    def masses(self, share: Tensor) -> tuple[list[Mass], list[Mass], list[Mass]]:
-        """Sum of the shares [B, K] of the terms in which a variable is true, false, free."""
-        fixed = self._at(share)
+    def masses(self, share: Tensor, signed: Tensor | None = None) -> tuple[list[Mass], list[Mass], list[Mass]]:
+        """Sum of the shares [B, K] of the terms in which a variable is true, false, free.
+
+        Of ``signed`` [B, K], shares times numbers that need not be positive, where it is given.
+        """
+        fixed, summed = self._at(share), share if signed is None else signed
         true, false, free = (
-            [] if s is None else [(slice(s.lo, s.hi), s.over_variables(share))]
+            [] if s is None else [(slice(s.lo, s.hi), s.over_variables(summed))]
             for s in (fixed.rest[0], None if self._complement else fixed.states[1], fixed.states[2])
         )
         if self.run.stop > self.run.start:
-            true.append((self.run, share[:, : self.run.stop - self.run.start]))
+            true.append((self.run, summed[:, : self.run.stop - self.run.start]))
         if self._complement:
-            full = share.sum(dim=1, keepdim=True).repeat(1, self.num_variables)
-            for at, mass in true:
-                full[:, at] = self._others(share, at, mass)
+            full = summed.sum(dim=1, keepdim=True).repeat(1, self.num_variables)
+            likely = true if signed is None else self.masses(share)[0]
+            for (at, mass), (_, plain) in zip(true, likely, strict=True):
+                full[:, at] = self._others(summed, at, mass, plain)
             false = [(slice(0, self.num_variables), full)]
         return true, false, free
 
-    def _others(self, share: Tensor, at: slice, mass: Tensor) -> Tensor:
-        """What the shares leave to the terms in which the variables ``at`` are false, from their masses if true.
+    def _others(self, summed: Tensor, at: slice, mass: Tensor, plain: Tensor) -> Tensor:
+        """What is left to the terms in which the variables ``at`` are false, from their masses if true.
 
-        The complement is exact to rounding where it is not the small part; the few other columns are summed.
+        The complement is exact to rounding where it is not the small part, by the masses of the shares ``plain``; the
+        few other columns are summed.
         """
-        out = share.sum(dim=1, keepdim=True) - mass
-        large = (mass.amax(dim=0) > 0.5).nonzero()[:, 0]
+        out = summed.sum(dim=1, keepdim=True) - mass
+        large = (plain.amax(dim=0) > 0.5).nonzero()[:, 0]
         if large.numel():
-            false = torch.from_numpy(self.terms[:, at][:, large.cpu().numpy()] == FALSE).to(share)
-            out[:, large] = share @ false
+            false = torch.from_numpy(self.terms[:, at][:, large.cpu().numpy()] == FALSE).to(summed)
+            out[:, large] = _product(summed, false)
         return out
 
     def expected(self, gain: Tensor, free_gain: Tensor) -> Tensor:
@@ -370,7 +384,7 @@ class TermEvaluator:
             share, value = _log_sum(self.matrix.log_terms(part.pos, part.neg))
             given = self.matrix.expected(own, own * rho)
             mean = (share * given).sum(dim=1, keepdim=True)
-            moved = self.matrix.masses(share * (given - mean))
+            moved = self.matrix.masses(share, share * (given - mean))
             _divide(moved[0], part.pos, out.on[rows])
             _divide(moved[1], part.neg, out.off[rows])
             for (at, mass), (_, change) in zip(self.matrix.masses(share)[2], moved[2], strict=True):
