@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -39,6 +40,13 @@ _ARRAYS = {
     "children": np.int64,
     "level_offsets": np.int64,
 }
+
+
+# among them what zipfile says of damaged headers: an unknown version or compression, a password
+_DAMAGE = (
+    OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, RuntimeError, MemoryError, zipfile.BadZipFile,
+    zlib.error, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Cache:
             with np.load(self.path(canonical, options), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             return _entry(arrays, canonical, options)
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+        except _DAMAGE:
             return None
 
     def put(
@@ -137,16 +145,34 @@ def _entry(arrays: Mapping[str, NDArray[Any]], canonical: Cnf, options: Mapping[
             return None
     ir = CircuitIR(num_variables=canonical.num_variables, **{name: arrays[name] for name in _ARRAYS})
     terms = DisjointTerms(arrays["terms"], arrays["term_constants"]) if "terms" in arrays else None
-    if not sound(ir) or (terms is not None and terms.num_variables != ir.num_variables):
+    if not sound(ir) or (terms is not None and not _sound_terms(terms, ir.num_variables)):
         return None
     return Entry(ir, terms, str(header["compiler"]), dict(header["statistics"]))
+
+
+def _sound_terms(terms: DisjointTerms, num_variables: int) -> bool:
+    """Whether the arrays of disjoint terms fit together and hold nothing but what they may."""
+    matrix, constants = terms.terms, terms.log_constants
+    return bool(
+        matrix.dtype == np.int8
+        and matrix.ndim == 2
+        and matrix.shape[1] == num_variables
+        and constants.dtype == np.float64
+        and constants.shape == matrix.shape[:1]
+        and np.isin(matrix, (-1, 0, 1)).all()
+    )
 
 
 def sound(ir: CircuitIR) -> bool:
     """Whether the arrays of a circuit fit together: indices in range, children on lower levels, leaves on level 0."""
     n, edges, levels = ir.kind.size, ir.children.size, ir.level_offsets
     shapes = ir.literal.size == ir.log_constant.size == n == ir.offsets.size - 1
-    if not n or not shapes or not np.isin(ir.kind, (LITERAL, CONSTANT, PRODUCT, SUM)).all():
+    if (
+        not n
+        or not shapes
+        or np.isnan(ir.log_constant).any()
+        or not np.isin(ir.kind, (LITERAL, CONSTANT, PRODUCT, SUM)).all()
+    ):
         return False
     if ir.offsets[0] != 0 or ir.offsets[-1] != edges or (np.diff(ir.offsets) < 0).any():
         return False

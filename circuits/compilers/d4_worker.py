@@ -24,7 +24,7 @@ def main(folder: str) -> int:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (problem["memory_bytes"],) * 2)
-        seconds = int(problem["max_seconds"]) + 1
+        seconds = int(min(problem["max_seconds"], 1e9)) + 1  # no limit may be inf
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     import py_d4
 

@@ -51,6 +51,8 @@ D4_SHARE = 0.7
 """Share of the time left that d4 gets; the SDD compiler gets the rest."""
 SDD_VARIABLES = 20_000
 """Larger components that d4 has given up are not tried again."""
+MOST = 1 << 60
+"""Limits on numbers above it are none."""
 MINIMISE_SHARE = 0.5
 """Share of the time left after an SDD is finished that minimisation may take."""
 
@@ -136,8 +138,10 @@ def compile_cnf(
     start = time.monotonic()
     if compiler not in get_args(Compiler):
         raise InputError(f"compiler {compiler!r} is unknown; use {', '.join(get_args(Compiler))}")
-    if not (max_seconds > 0 and max_nodes > 0 and max_memory > 0):
+    limits = (max_seconds, max_nodes, max_memory)
+    if not all(isinstance(x, int | float | np.number) and not isinstance(x, bool) and x > 0 for x in limits):
         raise InputError("max_seconds, max_nodes and max_memory must be positive")
+    max_nodes, max_memory = (int(min(x, MOST)) for x in limits[1:])  # also inf
     if compiler == "d4" and not d4_installed():
         raise InputError("the compiler d4 needs the package d4Solver; install neurosym[d4]")
     clauses = as_cnf(cnf)
@@ -149,9 +153,8 @@ def compile_cnf(
         if found is not None and found.ir.num_nodes <= max_nodes:
             statistics = {**found.statistics, "cached": True}
             return CompiledCnf(found.ir, found.terms, found.compiler, time.monotonic() - start, statistics)
-    limits = _Limits(compiler, start + max_seconds, max_nodes, max_memory, minimise)
     try:
-        done = _compile(clauses, limits)
+        done = _compile(clauses, _Limits(compiler, start + max_seconds, max_nodes, max_memory, minimise))
     except CompileLimit as limit:
         raise CompileLimit(limit.reason, {**limit.stats, "seconds": round(time.monotonic() - start, 2)}) from None
     done = replace(done, seconds=time.monotonic() - start)
@@ -168,6 +171,8 @@ def as_cnf(cnf: Cnf | NamedCnf | Iterable[Sequence[int]]) -> Cnf:
         return Cnf.from_clauses(cnf.clauses, cnf.num_variables)
     if isinstance(cnf, str | bytes):
         raise InputError("clauses are lists of literals; read DIMACS text with Cnf.from_dimacs")
+    if not isinstance(cnf, Iterable):
+        raise InputError(f"clauses are lists of literals, not {cnf!r:.40}")
     return Cnf.from_clauses(cnf)
 
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 POLL_SECONDS = 0.05
 """How often a running compiler looks whether it should stop."""
 
+LONGEST_WAIT = 3600.0
+"""Seconds that one wait may take: the operating system takes no unlimited ones."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -54,7 +57,7 @@ def run_worker(
                 out, error = child.communicate()
                 break
             try:
-                out, error = child.communicate(timeout=left if stop is None else min(left, POLL_SECONDS))
+                out, error = child.communicate(timeout=min(left, LONGEST_WAIT if stop is None else POLL_SECONDS))
                 break
             except subprocess.TimeoutExpired:
                 continue

@@ -67,13 +67,17 @@ def _divergence(circuit: Circuit, of: Weights, under: Weights) -> Tensor:
 
 @torch.no_grad()
 def _excluded(circuit: Circuit, of: Weights, under: Weights) -> Tensor | None:
-    """Expected number of leaves that P uses and that weigh 0 in Q; None when no leaf of Q weighs 0."""
+    """Positive where P uses a leaf that weighs 0 in Q, NaN where P has no world; None when no leaf of Q weighs 0."""
     constants = circuit.log_constants.to(of[0]) if under[2] is None else under[2]
     zero = [(under[0] == 0), (under[1] == 0), constants == -torch.inf]
     if not any(bool(where.any()) for where in zero):
         return None
     on, off, const = (where.to(of[0].dtype) for where in zero)
-    return expected(circuit, of[0], of[1], on, off, const, of[2])[1]
+    found = expected(circuit, of[0], of[1], on, off, const, of[2])[1]
+    # with all positive weights alike as well: a world of P may be too improbable for its float to be positive
+    own = circuit.log_constants.to(of[0]) if of[2] is None else of[2]
+    alike = torch.where(own == -torch.inf, own, 0.0)
+    return found + expected(circuit, *((w > 0).to(of[0].dtype) for w in of[:2]), on, off, const, alike)[1]
 
 
 def _infinite_where_excluded(circuit: Circuit, of: Weights, under: Weights, found: Tensor) -> Tensor:

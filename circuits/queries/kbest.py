@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge
@@ -68,10 +69,12 @@ def circuit_k_best(
     batch = pos.shape[:-1]
     m = ir.num_variables
     leaves = torch.cat([as_rows(pos), as_rows(neg)], dim=1).log()
-    rows = max(1, CHUNK_RANKS // ((ir.num_edges + ir.num_nodes) * k))
-    pieces = [_k_best(ir, piece, k) for piece in leaves.split(rows)]
-    worlds = torch.cat([world for world, _ in pieces]).reshape(*batch, k, m)
-    weight = torch.cat([weight for _, weight in pieces]).reshape(*batch, k)
+    most = min(k, 1 << min(m, 62))  # a larger k only pads the result
+    rows = max(1, CHUNK_RANKS // ((ir.num_edges + ir.num_nodes) * most))
+    pieces = [_k_best(ir, piece, most) for piece in leaves.split(rows)]
+    missing = (0, k - most)
+    worlds = pad(torch.cat([world for world, _ in pieces]), (0, 0, *missing)).reshape(*batch, k, m)
+    weight = pad(torch.cat([weight for _, weight in pieces]), missing, value=-torch.inf).reshape(*batch, k)
     return KBest(worlds, weight, (weight > -torch.inf).sum(dim=-1))
 
 

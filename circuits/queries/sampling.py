@@ -7,6 +7,7 @@ draw comes by cost anything: a block of sums is worked on as the list of its (no
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,8 @@ CHUNK_DRAWS = 20_000_000
 
 def check_count(num_samples: int, what: str = "num_samples") -> None:
     """Raise InputError unless there is at least one."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int | np.integer):
+        raise InputError(f"{what} is {num_samples!r:.40}; it must be a whole number")
     if num_samples < 1:
         raise InputError(f"{what} is {num_samples}; it must be at least 1")
 
