@@ -16,8 +16,8 @@ from neurosym.circuits.engine.terms import TermEvaluator, TermMatrix
 from neurosym.circuits.ir import CONSTANT, CircuitIR
 from neurosym.errors import InputError
 
-LARGEST_LOG = 700.0
-"""Logs of constants within this of 0 have exponentials that are normal float64 numbers."""
+LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
+"""Logs of constants within this of 0 have exponentials, and gradients by these, that are normal numbers."""
 MANY_ENTRIES = 1 << 17
 """Rows x terms x variables from which the term matrix beats the circuit."""
 
@@ -79,7 +79,7 @@ class Circuit:
         self.evaluator = Evaluator(ir, engine)
         self._term_evaluator = None if terms is None else TermEvaluator(terms, self.evaluator)
         self._constants: dict[torch.device, Tensor] = {}
-        self._far = _beyond_range(self.log_constants)
+        self._far = _beyond_range(self.log_constants, dtype)
 
     @property
     def plan(self) -> Plan:
@@ -165,7 +165,7 @@ class Circuit:
             )
         else:
             constants = log_constants if pos.device.type == "mps" else log_constants.to(torch.float64)
-            far = _beyond_range(constants)
+            far = _beyond_range(constants, self.dtype)
             constants = constants if far else constants.exp()
             if constants.ndim > 1:
                 rows = _common("rows of weights and log_constants", shape[:-1], constants.shape[:-1])
@@ -202,6 +202,6 @@ def _common(name: str, a: torch.Size, b: torch.Size) -> torch.Size:
         raise InputError(f"{name} have shapes {tuple(a)} and {tuple(b)}, which do not broadcast") from None
 
 
-def _beyond_range(logs: Tensor) -> bool:
-    """Some finite log has no exponential that is a normal float64 number."""
-    return bool(((logs.detach().abs() > LARGEST_LOG) & (logs != -torch.inf)).any())
+def _beyond_range(logs: Tensor, dtype: torch.dtype) -> bool:
+    """Some finite log is too far from 0 for that precision."""
+    return bool(((logs.detach().abs() > LARGEST_LOG[dtype]) & (logs != -torch.inf)).any())

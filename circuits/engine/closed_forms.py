@@ -77,12 +77,14 @@ class _Constants:
     def at(self, like: Tensor) -> dict[str, Tensor]:
         key = (like.device, like.dtype)
         if key not in self._made:
-            self._made[key] = {
-                name: torch.as_tensor(
-                    array, device=like.device, dtype=like.dtype if array.dtype == np.float64 else None
-                )
-                for name, array in self.host.items()
-            }
+            # tensors made in inference mode could not be saved for a later backward pass
+            with torch.inference_mode(False):
+                self._made[key] = {
+                    name: torch.as_tensor(
+                        array, device=like.device, dtype=like.dtype if array.dtype == np.float64 else None
+                    )
+                    for name, array in self.host.items()
+                }
         return self._made[key]
 
 

@@ -266,23 +266,34 @@ def log_ratio(weight: Tensor, base: Tensor) -> Tensor:
 
 def log_product(x: Tensor) -> Tensor:
     """log of the product over dim 1, [B, 1], with few logarithms; NaN in rows where a partial product underflows."""
+    fine: Tensor | None = None
     for _ in range(3 if x.dtype == torch.float32 else 5):
         if x.shape[1] < 2:
             break
         half = x.shape[1] // 2
         joined = x[:, :half] * x[:, half : 2 * half]
+        fine = _in_range(joined, fine)
         if x.shape[1] % 2:
             joined[:, 0] *= x[:, -1]
+            fine = _in_range(joined[:, :1], fine)
         x = joined
     if not x.shape[1]:
         return x.new_zeros((x.shape[0], 1))
     out = x.log().sum(dim=1, keepdim=True)
-    low, high = torch.aminmax(x)
+    fine = _in_range(x, fine)
+    return out if fine is None else torch.where(fine, out, torch.nan)
+
+
+def _in_range(x: Tensor, before: Tensor | None) -> Tensor | None:
+    """Rows without numbers near the ends of the range, bool[B, 1], of those ``before``; None for all."""
     tiny = torch.finfo(x.dtype).tiny
+    if not x.numel():
+        return before
+    low, high = torch.aminmax(x)
     if float(low) > tiny and float(high) < 1 / tiny:
-        return out
-    fine = (x > tiny).all(dim=1, keepdim=True) & (x < 1 / tiny).all(dim=1, keepdim=True)
-    return torch.where(fine, out, torch.nan)
+        return before
+    fine = ((x > tiny) & (x < 1 / tiny)).all(dim=1, keepdim=True)
+    return fine if before is None else before & fine
 
 
 class TermEvaluator:

@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from neurosym.circuits import Circuit
+from neurosym.circuits import Circuit, CircuitLayer
+from neurosym.circuits import compile as compile_knowledge
 from neurosym.circuits.compilers.runs import runs_of_terms, runs_to_ir
 from neurosym.circuits.engine.terms import TermMatrix
 from neurosym.circuits.ir import CircuitBuilder
 from neurosym.errors import InputError
+from neurosym.logic.knowledge import Group, KnowledgeBase, Rule
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 PATHS = [
@@ -69,19 +71,21 @@ def test_constants_outside_the_range_of_floats(path: str, dtype: torch.dtype, si
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("own", [True, False])
-def test_gradient_by_constants_outside_the_range(path: str, own: bool) -> None:
-    circuit = two_worlds(1.0, 2.0).with_engine(path)
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, -800.0), (torch.float32, -100.0), (torch.float32, 100.0)])
+def test_gradient_by_constants_outside_the_range(path: str, own: bool, dtype: torch.dtype, size: float) -> None:
+    circuit = two_worlds(1.0, 2.0).with_engine(path, dtype)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     first = int(circuit.log_constants.argmin())
-    logs = torch.full((3, 2) if own else (2,), -801.0, dtype=torch.float64)
-    logs[..., first] = -800.0
+    logs = torch.full((3, 2) if own else (2,), size - 1, dtype=torch.float64)
+    logs[..., first] = size
     logs.requires_grad_()
     half = torch.full((3, 1), 0.5, dtype=torch.float64)
     share = 1 / (1 + math.exp(-1.0))
     rows = 1 if own else 3
     (by_value,) = torch.autograd.grad(circuit.log_wmc(half, half, logs).sum(), logs)
-    assert by_value[..., first].flatten()[0].item() == pytest.approx(rows * share, rel=1e-12)
+    assert by_value[..., first].flatten()[0].item() == pytest.approx(rows * share, rel=tolerance)
     (by_share,) = torch.autograd.grad(circuit.marginals(half, half, logs).sum(), logs)
-    assert abs(by_share[..., first].flatten()[0].item()) == pytest.approx(rows * share * (1 - share), rel=1e-12)
+    assert abs(by_share[..., first].flatten()[0].item()) == pytest.approx(rows * share * (1 - share), rel=tolerance)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
@@ -106,6 +110,21 @@ def test_training_after_inference_mode(path: str) -> None:
     assert torch.allclose(first, again.detach(), rtol=1e-12)
     assert leaf.grad is not None
     assert leaf.grad.isfinite().all()
+
+
+def test_a_layer_trains_after_inference_mode() -> None:
+    rules = (Rule.from_text("a -> d", math.inf), Rule.from_text("b -> e"), Rule.from_text("c -> ~d", 2.0))
+    groups = (Group("one", "exactly_one", ("a", "b", "c")),)
+    layer = CircuitLayer(compile_knowledge(KnowledgeBase(("a", "b", "c"), ("d", "e"), rules, groups)))
+    p = torch.rand(4, 5)
+    with torch.inference_mode():
+        first = layer(p)
+    leaf = p.clone().requires_grad_()
+    again = layer(leaf)
+    again.sum().backward()
+    assert torch.equal(first, again.detach())
+    assert leaf.grad is not None
+    assert torch.equal(copy.deepcopy(layer)(p), first)
 
 
 def test_autocast_leaves_the_precision_alone() -> None:
@@ -140,6 +159,19 @@ def test_gradient_by_a_small_weight_of_false_through_the_term_matrix() -> None:
     (circuit.with_engine("terms").marginals(p, neg) * gain).sum().backward()
     assert neg.grad is not None
     np.testing.assert_allclose(neg.grad.numpy(), _by_definition(terms, p, gain).astype(float), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("middle", [[1e-160, 1e-163, 1e300], [1e-160, 1e300, 1e-163], [1e300, 1e-160, 1e-163]])
+@pytest.mark.parametrize("odd", [0, 1, 3, 5])
+def test_products_that_pass_the_range_on_the_way(middle: list[float], odd: int) -> None:
+    # all false: the weights of false are multiplied in pairs, 1e-323 has few digits left
+    m = len(middle) + odd
+    terms = np.zeros((1, m), dtype=np.int8)
+    ir = runs_to_ir(runs_of_terms(terms, np.zeros(1)))
+    neg = torch.tensor([middle + [0.75] * odd], dtype=torch.float64).expand(4, m)
+    found = Circuit(ir, engine="terms", terms=TermMatrix(terms)).log_wmc(torch.ones(4, m), neg)
+    exact = math.fsum(map(math.log, neg[0].tolist()))
+    assert found.tolist() == pytest.approx([exact] * 4, rel=1e-13)
 
 
 def test_a_second_derivative_is_an_error_not_zero() -> None:
