@@ -1,9 +1,10 @@
 """Evaluation with triton on a GPU: no padding, no atomics, and for large batches everything in a single launch.
 
 The columns of a batch never meet, so a program can take a tile of them through the whole circuit, up and down, with no
-more than a barrier of its own between levels ("whole"). Its tables are used again for the next tile: memory does not grow
-with the batch, and small circuits stay in the cache. A batch that makes fewer tiles than the GPU has multiprocessors
-takes one launch for each level instead ("levels"), unless the levels are so narrow that launching would take longer.
+more than a barrier of its own between levels ("whole"). Its tables are used again for the next tile: memory does not
+grow with the batch, and small circuits stay in the cache. A batch that makes fewer tiles than the GPU has
+multiprocessors takes one launch for each level instead ("levels"), unless the levels are so narrow that launching would
+take longer.
 
 Downward, nodes pull from their parents (:func:`neurosym.circuits.engine.schedule.downward_steps`), hence results are
 the same in every run. Nodes with many elements are summed in parts, so that no thread goes through long sums.
@@ -49,6 +50,8 @@ REGISTERS = 128
 """Of a thread at most. Without a bound the compiler saves registers by reading one element after the other."""
 RESIDENT = 4
 """Programs that a multiprocessor holds at once, with 128 threads of that many registers each."""
+PARTS = 16
+"""Programs that share the leaves of a tile where there is one launch for each step."""
 NARROW = 16
 """Up to so many blocks of nodes in a level, one program does them faster than they are launched."""
 MEMORY_SHARE = 0.125
@@ -86,7 +89,8 @@ class Flat:
 
     def to(self, device: torch.device) -> Flat:
         """On a device."""
-        return Flat(*(x.to(device) for x in self.arrays), self.sizes, self.num_rows)
+        levels, offsets, target, a, b = (x.to(device) for x in self.arrays)
+        return Flat(levels, offsets, target, a, b, self.sizes, self.num_rows)
 
 
 def flatten(steps: Sequence[Step], num_rows: int, one: int, longest: int = LONGEST) -> Flat:
@@ -150,7 +154,8 @@ def _sorted(step: Step) -> Step:
 
 
 def _narrow(x: Ints) -> Tensor:
-    fits = x.size == 0 or int(x.max()) <= np.iinfo(np.int32).max
+    # the code goes a few places past the end before it notices
+    fits = x.size == 0 or int(x.max()) <= np.iinfo(np.int32).max - TILE
     return torch.from_numpy(x.astype(np.int32 if fits else np.int64))
 
 
@@ -208,6 +213,11 @@ class TritonKernel:
         """
         return self._run(weights, weights, 0)[0].value
 
+    def least(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The circuit's value and the smallest value of any of its nodes, [B] each; raises as :meth:`value` does."""
+        out, least = self._run(weights, weights, 0, least=True)
+        return out.value, least.value
+
     def derivatives(self, weights: Weights) -> Derivatives:
         """The value and its derivatives; raises as :meth:`value` does."""
         return self._run(weights, weights, 1)[0]
@@ -221,14 +231,17 @@ class TritonKernel:
             host = torch.device("cpu")
             if (which, host) not in self._flat:
                 make = upward_steps if which == "up" else downward_steps
-                # a root that is a leaf leaves nothing to do
-                steps = make(self.program) if self.program.num_elements else []
-                self._flat[which, host] = flatten(steps, self.program.num_rows, self.program.one)
+                self._flat[which, host] = flatten(make(self.program), self.program.num_rows, self.program.one)
             self._flat[which, device] = self._flat[which, host].to(device)
         return self._flat[which, device]
 
-    def _run(self, weights: Weights, direction: Weights, order: int) -> tuple[Derivatives, Derivatives]:
-        """Results and, for order 2, their change; parts that the order does not ask for are left undefined."""
+    def _run(
+        self, weights: Weights, direction: Weights, order: int, least: bool = False
+    ) -> tuple[Derivatives, Derivatives]:
+        """Results and, for order 2, their change; with ``least`` (order 0) the smallest node value as its value.
+
+        Parts that are not asked for are left out.
+        """
         device = weights.pos.device
         if device.type != "cuda" and not self.loops.INTERPRETED:
             raise InputError(
@@ -236,11 +249,11 @@ class TritonKernel:
                 "move them there or use engine='auto'"
             )
         out = self._empty(weights, order >= 1)
-        change = self._empty(weights, True) if order == 2 else out
+        change = self._empty(weights, order == 2) if order == 2 or least else out
         if weights.batch:
             # launches go to the current device
             with torch.cuda.device_of(weights.pos):
-                _Call(self, weights, direction, out, change, order).run()
+                _Call(self, weights, direction, out, change, order, least).run()
         return out, change
 
     def _empty(self, weights: Weights, everything: bool) -> Derivatives:
@@ -260,9 +273,11 @@ class _Call:
         out: Derivatives,
         change: Derivatives,
         order: int,
+        least: bool,
     ) -> None:
         program, device, batch = kernel.program, weights.pos.device, weights.batch
-        self.loops, self.order = kernel.loops, order
+        self.loops, self.order, self.least = kernel.loops, order, least
+        self.nodes = slice(program.one, program.num_rows)
         self.up = kernel._steps("up", device)
         self.down = kernel._steps("down", device) if order else self.up
         processors, memory = _device_limits(device)
@@ -298,14 +313,14 @@ class _Call:
         self.loops.whole[(self.slabs,)](
             self.tables, self.weights, self.direction, self.up.arrays, self.down.arrays, self.out, self.change,
             *self.sizes, len(self.up.sizes), len(self.down.sizes), self.tiles,
-            ORDER=self.order, OWN=self.own, NODES=self.shape.nodes, COLUMNS=self.shape.columns,
+            ORDER=self.order, LEAST=self.least, OWN=self.own, NODES=self.shape.nodes, COLUMNS=self.shape.columns,
             LEAVES=self.leaves, UNROLL=UNROLL, **self.options,
         )  # fmt: skip
 
     def _levels(self, first: int, slabs: int) -> None:
         """Tiles ``first`` to ``first + slabs``, level by level."""
         shared = {"ORDER": self.order, "COLUMNS": self.shape.columns, "LEAVES": self.leaves, **self.options}
-        grid = (slabs, max(1, min(RESIDENT, -(-self.sizes[1] // self.leaves))))
+        grid = (slabs, max(1, min(PARTS, -(-self.sizes[1] // self.leaves))))
         self.loops.fill[grid](self.tables, self.weights, self.direction, *self.sizes, first, OWN=self.own, **shared)
         for steps, down in ((self.up, False), (self.down, True))[: 2 if self.order else 1]:
             for level, size in enumerate(steps.sizes):
@@ -314,6 +329,10 @@ class _Call:
                     NODES=self.shape.nodes, COLUMNS=self.shape.columns, UNROLL=UNROLL, **self.options,
                 )  # fmt: skip
         self.loops.collect[grid](self.tables, self.out, self.change, *self.sizes, first, **shared)
+        if self.least:
+            least = self.change[0][first * self.shape.columns :]
+            found = self.tables[0][:slabs, self.nodes].amin(dim=1).view(-1)
+            least[: found.numel()] = found[: least.numel()]
 
 
 def _pointers(weights: Weights, direction: Weights) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], bool]:

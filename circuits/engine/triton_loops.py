@@ -9,11 +9,12 @@ Arguments common to all:
     tables: (values, slopes, moved, turned), pointers to [slabs, rows, COLUMNS].
     weights, direction: (pos, neg, constants), pointers to [batch, m], [batch, m] and [C], or [batch, C] with OWN.
     up, down: (levels, offsets, target, a, b), see :class:`neurosym.circuits.engine.triton_kernel.Flat`.
-    out, change: (value, on, off, constants), pointers to [batch], [batch, m], [batch, m], [batch, C].
+    out, change: (value, on, off, constants), pointers to [batch], [batch, m], [batch, m], [batch, C]. With LEAST, the
+        value of ``change`` is instead the smallest value of any node, and at most 1.
     batch, m, c, rows, root: sizes, and the row of the result.
     ORDER: 0 values, 1 also derivatives, 2 also the change of both along ``direction``.
     NODES, COLUMNS: nodes and columns worked on at once; LEAVES: leaves moved at once; all powers of two.
-    UNROLL: elements of a node in flight at once.
+    UNROLL: elements of a node read at once.
     part, parts: programs that share the leaves of a tile, and which one this is.
 """
 
@@ -23,12 +24,13 @@ import triton
 import triton.language as tl
 
 # sizes must not become part of the machine code, or every other circuit and batch would be compiled anew
-_SIZES = ["batch", "m", "c", "rows", "root", "levels", "up_levels", "down_levels", "level", "tiles", "first_tile"]
+_SIZES = ["batch", "m", "c", "rows", "root", "up_levels", "down_levels", "level", "tiles", "first_tile"]
 
 
 @triton.jit
 def _load_leaves(
-    slab: tl.tensor, source: tl.tensor, stride: tl.tensor, first: tl.tensor, count: tl.tensor, tile: tl.tensor, batch: tl.tensor, part: tl.tensor, parts: tl.tensor,
+    slab: tl.tensor, source: tl.tensor, stride: tl.tensor, first: tl.tensor, count: tl.tensor, tile: tl.tensor,
+    batch: tl.tensor, part: tl.tensor, parts: tl.tensor,
     COLUMNS: tl.constexpr, LEAVES: tl.constexpr,
 ) -> None:  # fmt: skip
     """slab[first + j, t] = source[tile's t, j]; 0 in columns beyond the batch."""
@@ -42,7 +44,8 @@ def _load_leaves(
 
 @triton.jit
 def _store_leaves(
-    slab: tl.tensor, sink: tl.tensor, first: tl.tensor, count: tl.tensor, tile: tl.tensor, batch: tl.tensor, part: tl.tensor, parts: tl.tensor,
+    slab: tl.tensor, sink: tl.tensor, first: tl.tensor, count: tl.tensor, tile: tl.tensor, batch: tl.tensor,
+    part: tl.tensor, parts: tl.tensor,
     COLUMNS: tl.constexpr, LEAVES: tl.constexpr,
 ) -> None:  # fmt: skip
     """sink[tile's t, j] = slab[first + j, t]."""
@@ -62,7 +65,8 @@ def _set_row(slab: tl.tensor, row: tl.tensor, NUMBER: tl.constexpr, COLUMNS: tl.
 
 @triton.jit
 def _weights(
-    slab: tl.tensor, weights: tl.tuple, tile: tl.tensor, batch: tl.tensor, m: tl.tensor, c: tl.tensor, part: tl.tensor, parts: tl.tensor,
+    slab: tl.tensor, weights: tl.tuple, tile: tl.tensor, batch: tl.tensor, m: tl.tensor, c: tl.tensor,
+    part: tl.tensor, parts: tl.tensor,
     ONE: tl.constexpr, OWN: tl.constexpr, COLUMNS: tl.constexpr, LEAVES: tl.constexpr,
 ) -> None:  # fmt: skip
     """All leaves, and ``ONE`` in the row after them."""
@@ -78,7 +82,7 @@ def _seed(
     slab: tl.tensor, m: tl.tensor, c: tl.tensor, root: tl.tensor, part: tl.tensor, parts: tl.tensor,
     NUMBER: tl.constexpr, COLUMNS: tl.constexpr, LEAVES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """``NUMBER`` for the root, 0 for the leaves (some are never used); all other rows are written before they are read."""
+    """``NUMBER`` for the root, 0 for the leaves (some are never used); other rows are written before they are read."""
     lane = tl.arange(0, COLUMNS)[None, :]
     for start in range(part * LEAVES, 2 * m + c, parts * LEAVES):
         j = start + tl.arange(0, LEAVES)[:, None]
@@ -90,7 +94,8 @@ def _seed(
 
 @triton.jit
 def _fill(
-    slabs: tl.tuple, weights: tl.tuple, direction: tl.tuple, tile: tl.tensor, batch: tl.tensor, m: tl.tensor, c: tl.tensor, root: tl.tensor, part: tl.tensor, parts: tl.tensor,
+    slabs: tl.tuple, weights: tl.tuple, direction: tl.tuple, tile: tl.tensor, batch: tl.tensor, m: tl.tensor,
+    c: tl.tensor, root: tl.tensor, part: tl.tensor, parts: tl.tensor,
     ORDER: tl.constexpr, OWN: tl.constexpr, COLUMNS: tl.constexpr, LEAVES: tl.constexpr,
 ) -> None:  # fmt: skip
     """What the passes start from."""
@@ -125,13 +130,18 @@ def _sums(
     change = tl.zeros([NODES, COLUMNS], x.dtype.element_ty)
     for k in range(0, longest, UNROLL):
         # all loads of a round before their first use, and all indices before the rest: so they overlap
-        has, i, j = (), (), ()
+        has: tl.tuple = ()
+        i: tl.tuple = ()
+        j: tl.tuple = ()
         for u in tl.static_range(UNROLL):
             e = begin + k + u
             has += (e < end,)
             i += (tl.load(left + e, mask=e < end, other=0).to(tl.int64)[:, None] * COLUMNS + lane,)
             j += (tl.load(right + e, mask=e < end, other=0).to(tl.int64)[:, None] * COLUMNS + lane,)
-        a, b, da, db = (), (), (), ()
+        a: tl.tuple = ()
+        b: tl.tuple = ()
+        da: tl.tuple = ()
+        db: tl.tuple = ()
         for u in tl.static_range(UNROLL):
             a += (tl.load(x + i[u], mask=has[u][:, None], other=0.0),)
             b += (tl.load(y + j[u], mask=has[u][:, None], other=0.0),)
@@ -150,7 +160,8 @@ def _sums(
 
 @triton.jit
 def _collect(
-    slab: tl.tensor, slopes: tl.tensor, out: tl.tuple, tile: tl.tensor, batch: tl.tensor, m: tl.tensor, c: tl.tensor, root: tl.tensor, part: tl.tensor, parts: tl.tensor,
+    slab: tl.tensor, slopes: tl.tensor, out: tl.tuple, tile: tl.tensor, batch: tl.tensor, m: tl.tensor, c: tl.tensor,
+    root: tl.tensor, part: tl.tensor, parts: tl.tensor,
     ORDER: tl.constexpr, COLUMNS: tl.constexpr, LEAVES: tl.constexpr,
 ) -> None:  # fmt: skip
     """The results of one tile."""
@@ -162,6 +173,21 @@ def _collect(
         _store_leaves(slopes, on, 0, m, tile, batch, part, parts, COLUMNS, LEAVES)
         _store_leaves(slopes, off, m, m, tile, batch, part, parts, COLUMNS, LEAVES)
         _store_leaves(slopes, constants, 2 * m, c, tile, batch, part, parts, COLUMNS, LEAVES)
+
+
+@triton.jit
+def _smallest(
+    slab: tl.tensor, sink: tl.tensor, tile: tl.tensor, batch: tl.tensor, first: tl.tensor, root: tl.tensor,
+    COLUMNS: tl.constexpr, LEAVES: tl.constexpr,
+) -> None:  # fmt: skip
+    """The smallest value of the rows ``first`` to ``root``, and at most 1. The root is the last node or a leaf."""
+    lane = tl.arange(0, COLUMNS)
+    least = tl.full([LEAVES, COLUMNS], 1.0, slab.dtype.element_ty)
+    for start in range(first, root + 1, LEAVES):
+        j = start + tl.arange(0, LEAVES)[:, None]
+        least = tl.minimum(least, tl.load(slab + j.to(tl.int64) * COLUMNS + lane[None, :], mask=j <= root, other=1.0))
+    column = tl.cast(tile, tl.int64) * COLUMNS + lane
+    tl.store(sink + column, tl.min(least, axis=0), mask=column < batch)
 
 
 @triton.jit
@@ -187,9 +213,11 @@ def _all_levels(
 
 @triton.jit(do_not_specialize=_SIZES)
 def whole(
-    tables: tl.tuple, weights: tl.tuple, direction: tl.tuple, up: tl.tuple, down: tl.tuple, out: tl.tuple, change: tl.tuple,
-    batch: tl.tensor, m: tl.tensor, c: tl.tensor, rows: tl.tensor, root: tl.tensor, up_levels: tl.tensor, down_levels: tl.tensor, tiles: tl.tensor,
-    ORDER: tl.constexpr, OWN: tl.constexpr,
+    tables: tl.tuple, weights: tl.tuple, direction: tl.tuple, up: tl.tuple, down: tl.tuple, out: tl.tuple,
+    change: tl.tuple,
+    batch: tl.tensor, m: tl.tensor, c: tl.tensor, rows: tl.tensor, root: tl.tensor, up_levels: tl.tensor,
+    down_levels: tl.tensor, tiles: tl.tensor,
+    ORDER: tl.constexpr, LEAST: tl.constexpr, OWN: tl.constexpr,
     NODES: tl.constexpr, COLUMNS: tl.constexpr, LEAVES: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
     """Whole tiles, one after the other in the slab of the program: everything in a single launch."""
@@ -205,6 +233,8 @@ def whole(
         _collect(values, slopes, out, tile, batch, m, c, root, 0, 1, ORDER, COLUMNS, LEAVES)
         if ORDER == 2:
             _collect(moved, turned, change, tile, batch, m, c, root, 0, 1, ORDER, COLUMNS, LEAVES)
+        if LEAST:
+            _smallest(values, change[0], tile, batch, 2 * m + c + 1, root, COLUMNS, LEAVES)
         # the next tile goes into the same slab
         tl.debug_barrier()
 
