@@ -92,7 +92,8 @@ class _Marginals(torch.autograd.Function):
     @staticmethod
     @_once_differentiable
     def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
-        weights = Weights(*ctx.saved_tensors, logs=ctx.logs)
+        pos, neg, constants = ctx.saved_tensors
+        weights = Weights(pos, neg, constants, ctx.logs)
         on, off, fixed = ctx.engine.marginals_gradient(weights, gain.contiguous())
         return on, off, _constants_gradient(ctx.needs_input_grad[2], weights.constants, fixed), None, None
 

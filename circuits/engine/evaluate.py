@@ -182,7 +182,8 @@ class Evaluator:
     def _relative(self, weights: Weights) -> tuple[Weights, Tensor]:
         """Weights divided by those of the literals of a reference world, and these, [B, m]."""
         if self._reference is None:
-            mean = Weights(*(w.mean(dim=0, keepdim=True) for w in (weights.pos, weights.neg)), weights.constants)
+            pos, neg = (w.mean(dim=0, keepdim=True) for w in (weights.pos, weights.neg))
+            mean = Weights(pos, neg, weights.constants)
             if mean.constants.ndim == 2:
                 mean = Weights(mean.pos, mean.neg, mean.constants.mean(dim=0))
             self._reference = self._best_exact(mean)[1][0]
@@ -278,7 +279,8 @@ class Evaluator:
             index = bad.nonzero()[:, 0]
             some = weights.rows(index)
             # zeros of the structure and of the evidence are zero for weights of 0 and 1 as well; those only count worlds
-            support = Weights(*((w > 0).to(torch.float64) for w in (some.pos, some.neg, some.constants)))
+            pos, neg, constants = ((w > 0).to(torch.float64) for w in (some.pos, some.neg, some.constants))
+            support = Weights(pos, neg, constants)
             able = table(kernel.derivatives(support)) > 0
             bad[index] = (small[index] & able).any(dim=1)
         return bad
@@ -407,8 +409,8 @@ def _can_widen(weights: Weights) -> bool:
 def _widen(weights: Weights) -> Weights:
     if not _can_widen(weights):
         return weights
-    wide = (w.to(torch.float64) for w in (weights.pos, weights.neg, weights.constants))
-    return Weights(*wide, logs=weights.logs)
+    pos, neg, constants = (w.to(torch.float64) for w in (weights.pos, weights.neg, weights.constants))
+    return Weights(pos, neg, constants, weights.logs)
 
 
 def _largest_product(program: Program, constants: NDArray[np.float64]) -> float:

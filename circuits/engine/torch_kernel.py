@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class TorchKernel:
             self._host[which] = [bucket for step in make(self.program) for bucket in self._lower(step)]
         if (which, device) not in self._schedules:
             self._schedules[which, device] = [
-                _Bucket(*(x.to(device) if isinstance(x, Tensor) else x for x in vars(bucket).values()))
+                replace(bucket, target=bucket.target.to(device), a=bucket.a.to(device), b=bucket.b.to(device))
                 for bucket in self._host[which]
             ]
         return self._schedules[which, device]

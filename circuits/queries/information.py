@@ -77,7 +77,8 @@ def _excluded(circuit: Circuit, of: Weights, under: Weights) -> Tensor | None:
     # with all positive weights alike as well: a world of P may be too improbable for its float to be positive
     own = circuit.log_constants.to(of[0]) if of[2] is None else of[2]
     alike = torch.where(own == -torch.inf, own, 0.0)
-    return found + expected(circuit, *((w > 0).to(of[0].dtype) for w in of[:2]), on, off, const, alike)[1]
+    pos, neg = ((w > 0).to(of[0].dtype) for w in of[:2])
+    return found + expected(circuit, pos, neg, on, off, const, alike)[1]
 
 
 def _infinite_where_excluded(circuit: Circuit, of: Weights, under: Weights, found: Tensor) -> Tensor:
