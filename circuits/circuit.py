@@ -48,8 +48,8 @@ class Circuit:
 
     Args:
         ir: the circuit.
-        dtype: precision of arithmetic and results, float64 or float32. Rows that float32 cannot hold are computed in
-            float64 and rounded.
+        dtype: precision of weights and results, float64 or float32. Rows whose value float32 cannot hold are computed in
+            float64; weights below its range are rounded to 0 before.
         engine: evaluation path, one of ``neurosym.circuits.engine.choose.ENGINES``.
         terms: the circuit as a sum of disjoint terms, where it has few; used for large batches.
 
