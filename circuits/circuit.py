@@ -12,14 +12,15 @@ from neurosym.circuits.engine.choose import ENGINES
 from neurosym.circuits.engine.evaluate import Evaluator
 from neurosym.circuits.engine.kernel import Weights
 from neurosym.circuits.engine.plan import Plan
-from neurosym.circuits.engine.terms import TermEvaluator, TermMatrix
+from neurosym.circuits.engine.term_evaluator import TermEvaluator
+from neurosym.circuits.engine.terms import TermMatrix
 from neurosym.circuits.ir import CONSTANT, CircuitIR
 from neurosym.errors import InputError
 
 LARGEST_LOG = {torch.float64: 700.0, torch.float32: 80.0}
 """Logs of constants within this of 0 have exponentials, and gradients by these, that are normal numbers."""
 MANY_ENTRIES = 1 << 17
-"""Rows x terms x variables from which the term matrix beats the circuit."""
+"""Rows x terms x variables from which a matrix product over the terms beats the circuit."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Circuit:
     ) -> None:
         if engine not in ENGINES:
             raise InputError(f"engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
-        if engine == "terms" and terms is None:
-            raise InputError("engine 'terms' needs a circuit with few disjoint terms; use engine='auto'")
+        if engine in ("terms", "matrix") and terms is None:
+            raise InputError(f"engine {engine!r} needs a circuit with few disjoint terms; use engine='auto'")
         if dtype not in (torch.float64, torch.float32):
             raise InputError(
                 f"dtype {dtype} is not supported for circuit arithmetic; use torch.float64 or torch.float32"
@@ -77,7 +78,9 @@ class Circuit:
         self.log_constants = torch.from_numpy(ir.log_constant[ir.kind == CONSTANT].copy())
         self.num_constants = int(self.log_constants.numel())
         self.evaluator = Evaluator(ir, engine)
-        self._term_evaluator = None if terms is None else TermEvaluator(terms, self.evaluator)
+        self._term_evaluator = (
+            None if terms is None else TermEvaluator(terms, self.evaluator, compiled=engine != "matrix")
+        )
         self._constants: dict[torch.device, Tensor] = {}
         self._far = _beyond_range(self.log_constants, dtype)
 
@@ -140,12 +143,14 @@ class Circuit:
         )
 
     def _engine(self, weights: Weights, log_constants: Tensor | None) -> Evaluator | TermEvaluator:
-        """The term matrix where it applies and pays, else the circuit."""
-        if self._term_evaluator is None or log_constants is not None or self.engine not in ("auto", "terms"):
+        """The terms where they apply and pay, else the circuit."""
+        terms = self._term_evaluator
+        if terms is None or log_constants is not None or self.engine not in ("auto", "terms", "matrix"):
             return self.evaluator
-        matrix = self._term_evaluator.matrix
-        large = weights.batch * matrix.num_terms * matrix.num_variables >= MANY_ENTRIES
-        return self._term_evaluator if large or self.engine == "terms" else self.evaluator
+        if self.engine != "auto" or terms.compiles(weights.pos.device):
+            return terms
+        large = weights.batch * terms.matrix.num_terms * terms.matrix.num_variables >= MANY_ENTRIES
+        return terms if large else self.evaluator
 
     def _weights(self, pos: Tensor, neg: Tensor, log_constants: Tensor | None) -> tuple[Weights, torch.Size]:
         """Weights as rows [B, m] in the working precision, and the shape to give results back in."""

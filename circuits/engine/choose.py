@@ -11,8 +11,11 @@ from neurosym.circuits.engine.kernel import Kernel
 from neurosym.circuits.engine.program import Program
 from neurosym.errors import InputError
 
-ENGINES = ("auto", "terms", "numba", "numpy", "torch", "triton", "log")
-"""Names that ``Circuit(engine=...)`` takes. ``auto`` picks one for every call; ``log`` is the exact log-space path."""
+ENGINES = ("auto", "terms", "matrix", "numba", "numpy", "torch", "triton", "log")
+"""Names that ``Circuit(engine=...)`` takes. ``auto`` picks one for every call; ``log`` is the exact log-space path.
+
+``terms`` and ``matrix`` need few disjoint terms: compiled products where numba is installed, or always a matrix product.
+"""
 FEW_ROWS = 16
 """Up to so many rows numpy has less overhead than torch."""
 

@@ -105,7 +105,7 @@ class Evaluator:
         return self._kernels[name]
 
     def _path(self, like: Weights) -> str:
-        return pick(like.pos.device, like.batch) if self.engine in ("auto", "terms") else self.engine
+        return pick(like.pos.device, like.batch) if self.engine in ("auto", "terms", "matrix") else self.engine
 
     def log_gain(self, weights: Weights) -> float:
         """log G: bounds every value and derivative when pos + neg = 1; inf where only log space will do."""

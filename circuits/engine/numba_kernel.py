@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,10 +17,22 @@ from torch import Tensor
 from neurosym.circuits.engine.kernel import Derivatives, Weights
 from neurosym.circuits.engine.program import Program
 
+Result = TypeVar("Result")
 TILE_BYTES = 1 << 20
 """Value table of one tile: within the second-level cache of a core."""
 TILES = (112, 48, 24)
 """Rows in a tile: no powers of two, whose rows would fall into few sets of the cache."""
+
+
+def each_share(batch: int, tile: int, work: Callable[[int, int, int], Result]) -> list[Result]:
+    """``work(begin, end, tile)`` on a share of the rows for every thread of torch's."""
+    tile = max(1, min(tile, batch))
+    threads = min(torch.get_num_threads(), -(-batch // tile))
+    if threads <= 1:
+        return [work(0, batch, tile)]
+    share = -(-batch // threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda begin: work(begin, min(begin + share, batch), tile), range(0, batch, share)))
 
 
 class NumbaKernel:
@@ -47,15 +59,7 @@ class NumbaKernel:
         return next(fitting, TILES[-1])
 
     def _each(self, batch: int, work: Callable[[int, int, int], None]) -> None:
-        """``work(begin, end, tile)`` on a share of the rows for every thread."""
-        tile = min(self._tile(), batch)
-        threads = min(torch.get_num_threads(), -(-batch // max(tile, 1)))
-        if threads <= 1:
-            work(0, batch, max(tile, 1))
-            return
-        share = -(-batch // threads)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda begin: work(begin, min(begin + share, batch), tile), range(0, batch, share)))
+        each_share(batch, self._tile(), work)
 
     @staticmethod
     def _host(weights: Weights) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
