@@ -178,11 +178,14 @@ class Circuit:
                 constants = (
                     constants.expand(*rows, self.num_constants).reshape(rows.numel(), self.num_constants).contiguous()
                 )
-        flat = [
-            w.to(self._precision(w.device)).expand(shape).reshape(shape[:-1].numel(), m).contiguous()
-            for w in (pos, neg)
-        ]
-        return Weights(flat[0], flat[1], constants, far), shape
+        return Weights(self._rows(pos, shape), self._rows(neg, shape), constants, far), shape
+
+    def _rows(self, weight: Tensor, shape: torch.Size) -> Tensor:
+        """Literal weights [B, m] in the working precision, one row after the other."""
+        precision = self._precision(weight.device)
+        if weight.dtype == precision and weight.ndim == 2 and weight.shape == shape and weight.is_contiguous():
+            return weight
+        return weight.to(precision).expand(shape).reshape(shape[:-1].numel(), self.num_variables).contiguous()
 
     def _own_constants(self, device: torch.device) -> Tensor:
         """The constants, or their logs where floats do not hold them; float64 where the device has it."""

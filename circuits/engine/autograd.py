@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from neurosym.circuits.engine.evaluate import Gradient
-from neurosym.circuits.engine.kernel import Weights
+from neurosym.circuits.engine.kernel import Gradient, Weights
 
 
 class Engine(Protocol):
@@ -43,9 +42,9 @@ def _once_differentiable(
     once = torch.autograd.function.once_differentiable(backward)
 
     def guarded(ctx: Any, gain: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled() and not gain.requires_grad:
-            gain = gain.detach().requires_grad_()
-        return tuple(once(ctx, gain))
+        if not torch.is_grad_enabled():
+            return backward(ctx, gain)
+        return tuple(once(ctx, gain if gain.requires_grad else gain.detach().requires_grad_()))
 
     return guarded
 
@@ -73,11 +72,11 @@ class _LogValue(torch.autograd.Function):
 
     @staticmethod
     @_once_differentiable
-    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, gain: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         on, off, fixed = ctx.saved_tensors
-        gain = gain[:, None]
-        constants = _constants_gradient(ctx.needs_input_grad[2], ctx.shared, fixed * gain)
-        return on * gain, off * gain, constants, None, None
+        gain, needed = gain[:, None], ctx.needs_input_grad
+        constants = _constants_gradient(needed[2], ctx.shared, fixed * gain) if needed[2] else None
+        return on * gain if needed[0] else None, off * gain if needed[1] else None, constants, None, None
 
 
 class _Marginals(torch.autograd.Function):

@@ -4,23 +4,22 @@ The plain path works with weights scaled to pos + neg = 1, which is exact for a 
 literal of each variable). Then no intermediate value exceeds G, the largest product of constants above 1, and what is
 lost to underflow is at most ``tiny`` for each element times G. Rows whose value is not far above that (``floor``) are
 computed again: in float64 if they were not, then relative to one world, in the end in log space
-(:mod:`neurosym.circuits.engine.logspace`).
+(:mod:`neurosym.circuits.engine.exact`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurosym.circuits.engine import logspace
 from neurosym.circuits.engine.choose import make_kernel, pick
-from neurosym.circuits.engine.kernel import Derivatives, Kernel, Weights
+from neurosym.circuits.engine.exact import LogPasses
+from neurosym.circuits.engine.kernel import Derivatives, Gradient, Kernel, Weights
 from neurosym.circuits.engine.numba_kernel import NumbaKernel
 from neurosym.circuits.engine.plan import Plan
 from neurosym.circuits.engine.program import Program, build_program
@@ -35,26 +34,6 @@ MOST_VARIABLES = 900
 """Up to so many variables the number of worlds is a float64."""
 FEW_ROWS = 16
 """So few rows go to log space at once when the plain range does not hold them."""
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """log Z, [B], and derivatives with respect to the weights of the leaves: [B, m] twice and [B, C]."""
-
-    log_value: Tensor
-    on: Tensor
-    off: Tensor
-    constants: Tensor
-
-    def to(self, dtype: torch.dtype) -> Gradient:
-        """In another precision."""
-        return Gradient(*(x.to(dtype) for x in vars(self).values()))
-
-    def put(self, index: Tensor, other: Gradient) -> None:
-        """Overwrite some rows."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            value[index] = getattr(other, field.name).to(value.dtype)
 
 
 Results = tuple[Tensor, ...]
@@ -73,22 +52,20 @@ class Evaluator:
 
     def __init__(self, ir: CircuitIR, engine: str = "auto") -> None:
         self.ir, self.engine = ir, engine
-        self._plan: Plan | None = None
+        self.exact = LogPasses(ir)
         self._program: Program | None = None
-        self._own_gain: float | None = None
+        self._known: tuple[Tensor, float] | None = None
         self._reference: Tensor | None = None
         self._kernels: dict[str, Kernel] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the kernels, which hold machine code and are made again when they are needed."""
-        return {**vars(self), "_kernels": {}}
+        """Without the kernels, which hold machine code, and somebody's constants: found again when they are needed."""
+        return {**vars(self), "_kernels": {}, "_known": None}
 
     @property
     def plan(self) -> Plan:
         """Index arrays of the log-space path."""
-        if self._plan is None:
-            self._plan = Plan(self.ir)
-        return self._plan
+        return self.exact.plan
 
     @property
     def program(self) -> Program:
@@ -112,13 +89,16 @@ class Evaluator:
         constants = weights.constants
         if self.engine == "log" or weights.logs:
             return math.inf
+        known = self._known
+        if known is None or known[0] is not constants:
+            known = self._known = constants, self._gain_of(constants)
+        return known[1]
+
+    def _gain_of(self, constants: Tensor) -> float:
         if not constants.numel() or float(constants.max()) <= 1.0:
             return 0.0
-        if constants.ndim == 2:
-            return _largest_product(self.program, constants.amax(dim=0).cpu().double().numpy())
-        if self._own_gain is None:
-            self._own_gain = _largest_product(self.program, constants.cpu().double().numpy())
-        return self._own_gain
+        largest = constants.amax(dim=0) if constants.ndim == 2 else constants
+        return _largest_product(self.program, largest.cpu().double().numpy())
 
     def floor(self, dtype: torch.dtype, log_gain: float) -> float:
         """Values above it have lost less than a small part of a unit in the last place to underflow."""
@@ -186,37 +166,53 @@ class Evaluator:
             mean = Weights(pos, neg, weights.constants)
             if mean.constants.ndim == 2:
                 mean = Weights(mean.pos, mean.neg, mean.constants.mean(dim=0))
-            self._reference = self._best_exact(mean)[1][0]
+            self._reference = self.exact.best(mean)[1][0]
         scale = torch.where(self._reference.to(weights.pos.device), weights.pos, weights.neg)
         return Weights(weights.pos / scale, weights.neg / scale, weights.constants), scale
 
-    def _upward(self, weights: Weights, maximise: bool = False) -> Tensor:
-        constants = weights.constants if weights.logs else weights.constants.log()
-        constants = constants.t() if constants.ndim == 2 else constants[:, None]
-        return logspace.upward(self.plan, weights.pos.t().log(), weights.neg.t().log(), maximise, constants)
-
     # -- value -------------------------------------------------------------------------------------------------------
+
+    def _compiled(self, weights: Weights) -> tuple[NumbaKernel, float] | None:
+        """The kernel that does all at once, and the floor of its values."""
+        if self._path(weights) != "numba":
+            return None
+        gain, kernel = self.log_gain(weights), self.kernel(weights)
+        assert isinstance(kernel, NumbaKernel)
+        return (kernel, self.floor(torch.float64, gain)) if gain <= LARGEST_GAIN else None
 
     def log_value(self, weights: Weights) -> Tensor:
         """log Z, [B]; -inf where no world is left."""
+        if compiled := self._compiled(weights):
+            kernel, floor = compiled
+            out, lost = kernel.log_value(weights, floor)
+            if lost:
+                index = out.isnan().nonzero()[:, 0]
+                out[index] = self._log_value(weights.rows(index))
+            return out
+        return self._log_value(weights)
 
+    def _log_value(self, weights: Weights) -> Tensor:
         def plain(scaled: Weights, scale: Tensor | None, _: Tensor | None) -> tuple[Tensor, Results]:
             value = self.kernel(scaled).value(scaled)
             return value, (_unscaled(value, scale),)
 
-        return self._run(weights, plain, self._log_value_exact)[0]
-
-    def _log_value_exact(self, weights: Weights, _: Tensor | None) -> Results:
-        out = weights.pos.new_empty(weights.batch)
-        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
-            out[rows] = self._upward(weights.rows(rows))[self.plan.num_nodes - 1]
-        return (out,)
+        return self._run(weights, plain, lambda rows, _: (self.exact.log_value(rows),))[0]
 
     # -- first derivatives -------------------------------------------------------------------------------------------
 
     def gradient(self, weights: Weights) -> Gradient:
         """log Z and the derivatives of log Z; where there is no world, the derivatives of Z."""
+        if compiled := self._compiled(weights):
+            kernel, floor = compiled
+            *found, lost = kernel.gradient(weights, floor)
+            out = Gradient(*found)
+            if lost:
+                index = out.log_value.isnan().nonzero()[:, 0]
+                out.put(index, self._gradient(weights.rows(index)))
+            return out
+        return self._gradient(weights)
 
+    def _gradient(self, weights: Weights) -> Gradient:
         def plain(scaled: Weights, scale: Tensor | None, _: Tensor | None) -> tuple[Tensor, Results]:
             found = self.kernel(scaled).derivatives(scaled)
             value = found.value[:, None]
@@ -225,32 +221,18 @@ class Evaluator:
                 on, off = on / scale, off / scale
             return found.value, (_unscaled(found.value, scale), on, off, fixed)
 
-        return Gradient(*self._run(weights, plain, self._gradient_exact))
+        def exact(rows: Weights, _: Tensor | None) -> Results:
+            found = self.exact.gradient(rows)
+            return found.log_value, found.on, found.off, found.constants
 
-    def _gradient_exact(self, weights: Weights, _: Tensor | None) -> Results:
-        logs = self._log_derivatives_exact(weights)
-        base = torch.where(logs.log_value == -torch.inf, 0.0, logs.log_value)[:, None]
-        # by the logs of the constants where those are given: a constant beyond floats has no derivative within them
-        fixed = logs.constants + weights.constants if weights.logs else logs.constants
-        return logs.log_value, *(torch.exp(x - base) for x in (logs.on, logs.off, fixed))
-
-    def _log_derivatives_exact(self, weights: Weights) -> Gradient:
-        out = empty_gradient(weights)
-        steps = self.plan.steps(weights.pos.device)
-        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
-            values = self._upward(weights.rows(rows))
-            slopes = logspace.downward(self.plan, values)
-            out.log_value[rows] = values[self.plan.num_nodes - 1]
-            out.on[rows], out.off[rows] = slopes[steps.positive].t(), slopes[steps.negative].t()
-            out.constants[rows] = slopes[steps.constant_nodes].t()
-        return out
+        return Gradient(*self._run(weights, plain, exact))
 
     def log_derivatives(self, weights: Weights) -> Gradient:
         """log Z and the *logs* of the derivatives of Z, each to full relative accuracy (computed in float64)."""
         dtype, weights = weights.pos.dtype, _widen(weights)
         gain = self.log_gain(weights)
         if gain > LARGEST_GAIN:
-            return self._log_derivatives_exact(weights).to(dtype)
+            return self.exact.log_derivatives(weights).to(dtype)
         scaled, scale = normalise(weights)
         kernel = self.kernel(weights)
         found = kernel.derivatives(scaled)
@@ -263,7 +245,7 @@ class Evaluator:
             out = Gradient(out.log_value + total, out.on + shift, out.off + shift, out.constants + total[:, None])
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
-            out.put(index, self._log_derivatives_exact(weights.rows(index)))
+            out.put(index, self.exact.log_derivatives(weights.rows(index)))
         return out.to(dtype)
 
     @staticmethod
@@ -289,21 +271,22 @@ class Evaluator:
 
     def marginals(self, weights: Weights) -> Tensor:
         """P(x_j = 1), [B, m]; NaN where no world is left."""
+        if compiled := self._compiled(weights):
+            kernel, floor = compiled
+            value, out, lost = kernel.marginals(weights, floor)
+            if lost:
+                index = value.isnan().nonzero()[:, 0]
+                out[index] = self._marginals(weights.rows(index))
+            return out
+        return self._marginals(weights)
 
+    def _marginals(self, weights: Weights) -> Tensor:
         def plain(scaled: Weights, scale: Tensor | None, _: Tensor | None) -> tuple[Tensor, Results]:
             found = self.kernel(scaled).derivatives(scaled)
             high, low = scaled.pos * found.on, scaled.neg * found.off
             return found.value, (high / (high + low),)
 
-        return self._run(weights, plain, self._marginals_exact)[0]
-
-    def _marginals_exact(self, weights: Weights, _: Tensor | None) -> Results:
-        out = torch.empty_like(weights.pos)
-        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
-            part = weights.rows(rows)
-            slopes = logspace.downward(self.plan, self._upward(part))
-            out[rows] = logspace.posterior(self.plan, slopes, part.pos.t().log(), part.neg.t().log()).t()
-        return (out,)
+        return self._run(weights, plain, lambda rows, _: (self.exact.marginals(rows),))[0]
 
     def marginals_gradient(self, weights: Weights, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient of sum_j gain_j P(x_j) with respect to pos, neg, [B, m] each, and the constants, [B, C].
@@ -327,18 +310,12 @@ class Evaluator:
                 on, off = on / scale, off / scale
             return d.value, (on, off, fixed)
 
-        on, off, fixed = self._run(weights, plain, self._marginals_gradient_exact, gain)
-        return on, off, fixed
+        def exact(rows: Weights, extra: Tensor | None) -> Results:
+            assert extra is not None
+            return self.exact.marginals_gradient(rows, extra)
 
-    def _marginals_gradient_exact(self, weights: Weights, gain: Tensor | None) -> Results:
-        assert gain is not None
-        out = empty_gradient(weights)
-        for rows in logspace.chunks(self.plan, weights.batch, weights.pos.device):
-            values = self._upward(weights.rows(rows))
-            own = gain[rows].to(values.dtype).t()
-            on, off, fixed = logspace.marginals_gradient(self.plan, values, own, by_log=weights.logs)
-            out.on[rows], out.off[rows], out.constants[rows] = on.t(), off.t(), fixed.t()
-        return out.on, out.off, out.constants
+        on, off, fixed = self._run(weights, plain, exact, gain)
+        return on, off, fixed
 
     # -- the heaviest world ------------------------------------------------------------------------------------------
 
@@ -346,7 +323,7 @@ class Evaluator:
         """log weight of the heaviest world, [B] (-inf where there is none), and the world, bool[B, m]."""
         gain = self.log_gain(weights)
         if gain > LARGEST_GAIN or self._path(weights) != "numba":
-            value, world = self._best_exact(_widen(weights))
+            value, world = self.exact.best(_widen(weights))
             return value.to(weights.pos.dtype), world
         scaled, scale = normalise(weights)
         kernel = self.kernel(weights)
@@ -356,24 +333,9 @@ class Evaluator:
         out = _unscaled(value, scale).to(weights.pos.dtype)
         if bool(bad.any()):
             index = bad.nonzero()[:, 0]
-            again, world[index] = self._best_exact(_widen(weights.rows(index)))
+            again, world[index] = self.exact.best(_widen(weights.rows(index)))
             out[index] = again.to(out.dtype)
         return out, world
-
-    def _best_exact(self, weights: Weights) -> tuple[Tensor, Tensor]:
-        out = weights.pos.new_empty(weights.batch)
-        world = torch.empty(weights.pos.shape, dtype=torch.bool, device=out.device)
-        for rows in logspace.chunks(self.plan, weights.batch, out.device):
-            values = self._upward(weights.rows(rows), maximise=True)
-            out[rows] = values[self.plan.num_nodes - 1]
-            world[rows] = logspace.trace(self.plan, values, None)
-        return out, world
-
-
-def empty_gradient(weights: Weights) -> Gradient:
-    """Room for a gradient."""
-    new, shape = weights.pos.new_empty, weights.pos.shape
-    return Gradient(new(shape[0]), new(shape), new(shape), new((shape[0], weights.constants.shape[-1])))
 
 
 def normalise(weights: Weights) -> tuple[Weights, Tensor | None]:

@@ -6,9 +6,10 @@ All weights are non-negative and of ordinary size; scaling, underflow and gradie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -46,6 +47,32 @@ class Derivatives:
     on: Tensor
     off: Tensor
     constants: Tensor
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """log Z, [B], and derivatives with respect to the weights of the leaves: [B, m] twice and [B, C]."""
+
+    log_value: Tensor
+    on: Tensor
+    off: Tensor
+    constants: Tensor
+
+    def to(self, dtype: torch.dtype) -> Gradient:
+        """In another precision."""
+        return Gradient(*(x.to(dtype) for x in vars(self).values()))
+
+    def put(self, index: Tensor, other: Gradient) -> None:
+        """Overwrite some rows."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            value[index] = getattr(other, field.name).to(value.dtype)
+
+
+def empty_gradient(weights: Weights) -> Gradient:
+    """Room for a gradient."""
+    new, shape = weights.pos.new_empty, weights.pos.shape
+    return Gradient(new(shape[0]), new(shape), new(shape), new((shape[0], weights.constants.shape[-1])))
 
 
 class Kernel(Protocol):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from neurosym.circuits.engine.evaluate import Evaluator, Gradient, empty_gradient
-from neurosym.circuits.engine.kernel import Weights
+from neurosym.circuits.engine.evaluate import Evaluator
+from neurosym.circuits.engine.kernel import Gradient, Weights, empty_gradient
 from neurosym.circuits.engine.terms import FREE, TRUE, Mass, TermMatrix
 
 

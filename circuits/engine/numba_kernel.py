@@ -43,10 +43,10 @@ class NumbaKernel:
     name = "numba"
 
     def __init__(self, program: Program) -> None:
-        from neurosym.circuits.engine import numba_loops
+        from neurosym.circuits.engine import numba_logs, numba_loops
 
         self.program = program
-        self.loops = numba_loops
+        self.loops, self.logs = numba_loops, numba_logs
         self.arrays = (
             program.offsets.astype(np.int64),
             program.left.astype(np.int32),
@@ -123,3 +123,39 @@ class NumbaKernel:
             lambda a, b, tile: self.loops.best(*self.sizes, *self.arrays, *host, a, b, tile, *filled),
         )
         return value, world
+
+    # -- logs, at once: rows that it cannot do have the log value NaN, and the last result is their number ------------
+
+    def log_value(self, weights: Weights, floor: float) -> tuple[Tensor, int]:
+        """log Z, [B], for weights of any size, where the value of the weights scaled to 1 is above ``floor``."""
+        host, out = self._host(weights), weights.pos.new_empty(weights.batch)
+        filled = out.numpy()
+        lost = each_share(
+            weights.batch,
+            self._tile(),
+            lambda a, b, tile: self.logs.log_values(*self.sizes, *self.arrays, *host, a, b, tile, floor, filled),
+        )
+        return out, sum(lost)
+
+    def gradient(self, weights: Weights, floor: float) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """log Z, [B], and its derivatives with respect to pos and neg, [B, m], and constants, [B, C]."""
+        host, new, batch = self._host(weights), weights.pos.new_empty, weights.batch
+        found = new(batch), new(weights.pos.shape), new(weights.pos.shape), new((batch, self.program.num_constants))
+        filled = [x.numpy() for x in found]
+        lost = each_share(
+            batch,
+            self._tile(),
+            lambda a, b, tile: self.logs.gradients(*self.sizes, *self.arrays, *host, a, b, tile, floor, *filled),
+        )
+        return *found, sum(lost)
+
+    def marginals(self, weights: Weights, floor: float) -> tuple[Tensor, Tensor, int]:
+        """log Z, [B], and P(x_j = 1), [B, m]."""
+        host, out, on = self._host(weights), weights.pos.new_empty(weights.batch), torch.empty_like(weights.pos)
+        filled = out.numpy(), on.numpy()
+        lost = each_share(
+            weights.batch,
+            self._tile(),
+            lambda a, b, tile: self.logs.marginals(*self.sizes, *self.arrays, *host, a, b, tile, floor, *filled),
+        )
+        return out, on, sum(lost)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from neurosym.circuits.engine.choose import installed
-from neurosym.circuits.engine.evaluate import Evaluator, Gradient
-from neurosym.circuits.engine.kernel import Weights
+from neurosym.circuits.engine.evaluate import Evaluator
+from neurosym.circuits.engine.kernel import Gradient, Weights
 from neurosym.circuits.engine.matrix_terms import MatrixTerms
 from neurosym.circuits.engine.terms import TermMatrix
 
