@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from neurosym.certify import bincp, colep, rcp1, vanilla
 from neurosym.certify.evidence import Evidence
 from neurosym.certify.exact import Number, decimal
+from neurosym.certify.methods import METHODS, method
 from neurosym.certify.reasoning import Bound, Circuit, Reasoning
 from neurosym.certify.records import Calibrated
 from neurosym.errors import InputError
@@ -19,15 +17,7 @@ if TYPE_CHECKING:
     from neurosym.certify.tuning import Tuned
     from neurosym.logic.knowledge import KnowledgeBase
 
-METHODS: Mapping[str, ModuleType] = {"vanilla": vanilla, "rcp1": rcp1, "bincp": bincp, "colep": colep}
 EmptyPolicy = Literal["keep", "top1"]
-
-
-def method(name: str) -> ModuleType:
-    """The module of a method: ``calibrate``, ``observe``, ``predict``, ``preference``."""
-    if name not in METHODS:
-        raise InputError(f"method: {name!r}; choose one of {', '.join(METHODS)}")
-    return METHODS[name]
 
 
 def fill_empty(sets: np.ndarray, preference: np.ndarray) -> np.ndarray:
@@ -178,4 +168,4 @@ class RobustConformalClassifier:
         return sets
 
 
-__all__ = ["METHODS", "RobustConformalClassifier", "fill_empty", "method"]
+__all__ = ["RobustConformalClassifier", "fill_empty"]

@@ -8,12 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from neurosym.certify import exact
+from neurosym.certify.methods import METHODS, ONE_DRAW
 from neurosym.errors import InputError, field_message
 
-METHODS = ("vanilla", "rcp1", "bincp", "colep")
-Method = Literal["vanilla", "rcp1", "bincp", "colep"]
 Circuit = Literal["auto", "none", "rules", "exclusive"]
-ONE_DRAW = ("vanilla", "rcp1")  # methods that use one noise draw a point
 
 
 def _number_text(value: Any) -> str:
@@ -79,7 +77,7 @@ class CertifyConfig(_Section):
     data: Annotated[DataSection, BeforeValidator(_data_name)]
     rules: str | None = Field(default=None, description="rules file; without one the predicates are the classes")
     class_kind: Literal["categorical", "binary"] = "categorical"
-    method: Method = "bincp"
+    method: str = "bincp"
     score: Literal["lac", "aps", "raps", "saps"] = "lac"
     circuit: Circuit = "auto"
     bound: Literal["exact", "decoupled"] = "exact"
@@ -92,6 +90,13 @@ class CertifyConfig(_Section):
     attack: AttackSection = AttackSection()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(default=1, ge=1, description="processes that draw noise on the CPU")
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"{value!r} is no method; choose one of {', '.join(METHODS)}")
+        return value
 
     @field_validator("alpha")
     @classmethod

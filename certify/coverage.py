@@ -25,10 +25,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurosym.certify import colep
 from neurosym.certify.checks import check_labels
 from neurosym.certify.confidence import NUDGE, clopper_pearson, clopper_pearson_lower, clopper_pearson_upper
 from neurosym.certify.exact import Number, to_text
+from neurosym.certify.methods import colep
 from neurosym.certify.quantile import level
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.records import Calibrated

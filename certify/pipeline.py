@@ -84,7 +84,8 @@ def _preflight(config: CertifyConfig, settings: Settings, kb: KnowledgeBase | No
     Raises:
         InputError: options that contradict each other, or numbers that no threshold belongs to.
     """
-    from neurosym.certify import bincp, scores
+    from neurosym.certify import scores
+    from neurosym.certify.methods import bincp
     from neurosym.certify.reasoning import Reasoning
     from neurosym.certify.smoothing import rcp1_level
     from neurosym.certify.tuning import candidates

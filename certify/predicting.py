@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurosym.certify.classifier import method
 from neurosym.certify.config import CertifyConfig
 from neurosym.certify.evidence import in_words
+from neurosym.certify.methods import method
 from neurosym.certify.reasoning import Reasoning
 from neurosym.errors import InputError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from neurosym.certify import bincp, colep
 from neurosym.certify.exact import Number, to_text
+from neurosym.certify.methods import bincp, colep
 from neurosym.certify.quantile import conformal_quantile, conformal_rank
 from neurosym.certify.records import Calibrated
 from neurosym.certify.smoothing import radius_over_sigma, rcp1_level

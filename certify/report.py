@@ -17,6 +17,7 @@ import numpy as np
 
 from neurosym.certify import exact
 from neurosym.certify.guarantee import percent
+from neurosym.certify.methods import CATALOGUE
 from neurosym.certify.schema import Certificate, CurvePoint, Real, RuleUse
 
 if TYPE_CHECKING:
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"  # Okabe and Ito (2008)
 TEMPLATES = Path(__file__).parent / "templates"
-METHOD_NAMES = {
-    "vanilla": "split conformal prediction (no attacker)",
-    "rcp1": "RCP1, one noise draw for each image",
-    "bincp": "BinCP, binarised smoothing votes",
-    "colep": "COLEP, predicate evidence through rules",
-}
 
 
 @dataclass(frozen=True)
@@ -252,7 +247,7 @@ def render_report(
     return environment.get_template("report.html.j2").render(
         certificate=certificate,
         title=extras.title,
-        method=METHOD_NAMES.get(certificate.method, certificate.method),
+        method=CATALOGUE[certificate.method].title if certificate.method in CATALOGUE else certificate.method,
         tiles=_tiles(certificate),
         panels=[panel for panel in panels if panel is not None],
         class_panel=_class_figure(certificate),

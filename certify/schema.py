@@ -12,7 +12,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
-METHODS = ("vanilla", "rcp1", "bincp", "colep")
 
 
 class _Model(BaseModel):

@@ -166,7 +166,7 @@ def predicted(
     classifier: RobustConformalClassifier, calibrated: Calibrated, observation: dict[str, np.ndarray]
 ) -> np.ndarray:
     """Sets of an observation under ``calibrated`` (which may stand at another radius), bool ``[n, K]``."""
-    from neurosym.certify.classifier import method
+    from neurosym.certify.methods import method
 
     sets: np.ndarray = method(calibrated.method).predict(calibrated, observation, reasoning=classifier.reasoning)
     return sets

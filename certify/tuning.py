@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from neurosym.certify import bincp, colep, draws, scores
+from neurosym.certify import draws, scores
 from neurosym.certify.budget import amount
 from neurosym.certify.evidence import BoxEvidence, Evidence, SampleEvidence, VoteEvidence, in_words, votes_from_samples
 from neurosym.certify.exact import Number, to_text
+from neurosym.certify.methods import bincp, colep
 from neurosym.certify.quantile import conformal_rank, kth_smallest, level
 from neurosym.certify.reasoning import Bound, Reasoning
 from neurosym.certify.smoothing import rcp1_level

@@ -40,7 +40,7 @@ def engines(circuit: Circuit) -> list[str]:
     """The engines that this machine and this circuit allow."""
     left_out = {"triton"} if not torch.cuda.is_available() else set()
     if circuit.terms is None:
-        left_out.add("terms")
+        left_out |= {"terms", "matrix"}
     if not installed("numba"):
         left_out.add("numba")
     return [name for name in ENGINES if name not in left_out]

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from table import load_samples
 
-from neurosym.certify import colep
 from neurosym.certify.attacks import pgd_l2
 from neurosym.certify.evidence import VoteEvidence, votes_from_samples
+from neurosym.certify.methods import colep
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.sampling import ModelEvidence
 from neurosym.certify.study import split_rows

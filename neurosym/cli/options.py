@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-METHODS = ("vanilla", "rcp1", "bincp", "colep")
+from neurosym.certify.methods import METHODS
+
 SCORES = ("lac", "aps", "raps", "saps")
 CIRCUITS = ("auto", "none", "rules", "exclusive")
 BOUNDS = ("exact", "decoupled")

@@ -9,9 +9,9 @@ import builders
 import numpy as np
 import pytest
 
-from neurosym.certify import bincp, colep, rcp1, vanilla
 from neurosym.certify.coverage import certified_coverage
 from neurosym.certify.evidence import BoxEvidence, ProbEvidence, ScoreEvidence, VoteEvidence
+from neurosym.certify.methods import bincp, colep, rcp1, vanilla
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.schema import CertifiedCoverage, Real
 from neurosym.certify.verifier import verify

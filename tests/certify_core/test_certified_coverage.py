@@ -8,8 +8,9 @@ from gaussian_world import three_classes
 from scipy import stats
 from scipy.special import ndtr
 
-from neurosym.certify import bincp, colep, coverage, rcp1, vanilla
+from neurosym.certify import coverage
 from neurosym.certify.evidence import BoxEvidence, ScoreEvidence, VoteEvidence
+from neurosym.certify.methods import bincp, colep, rcp1, vanilla
 from neurosym.certify.reasoning import Reasoning
 from neurosym.errors import InputError
 

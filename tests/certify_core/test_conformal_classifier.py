@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from gaussian_world import three_classes
 
-from neurosym.certify import RobustConformalClassifier, bincp, rcp1
+from neurosym.certify import RobustConformalClassifier
 from neurosym.certify.classifier import fill_empty
 from neurosym.certify.evidence import CachedSamples, ProbEvidence, ScoreEvidence, encode, votes_from_samples
+from neurosym.certify.methods import bincp, rcp1
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.tuning import as_record, candidates, tune
 from neurosym.errors import InputError
@@ -111,10 +112,10 @@ def test_tuning_matches_the_methods(method: str) -> None:
     radius = "0" if method == "vanilla" else "0.1"
     found = tune(ev, method=method, layers=layers, alpha="0.2", radius=radius, seed=4)
     assert [row.circuit for row in found.table] == ["none", "rules", "exclusive"]
-    from neurosym.certify.classifier import METHODS
+    from neurosym.certify.methods import method as module_of
     from neurosym.certify.tuning import _folds
 
-    fold, module = _folds(80, 4), METHODS[method]
+    fold, module = _folds(80, 4), module_of(method)
     assert np.ptp(np.bincount(fold)) <= 1
     sizes = 0
     for f in np.unique(fold):

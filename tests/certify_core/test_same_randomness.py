@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neurosym.certify import vanilla
 from neurosym.certify.evidence import VoteEvidence
+from neurosym.certify.methods import vanilla
 from neurosym.certify.scores import uniforms
 from neurosym.errors import InputError
 

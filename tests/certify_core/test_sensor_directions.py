@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neurosym.certify import colep
 from neurosym.certify.directions import BOTH, balanced_signs, pair_signs, sides, supermodular
+from neurosym.certify.methods import colep
 from neurosym.certify.reasoning import Reasoning
 from neurosym.logic import KnowledgeBase
 

@@ -11,8 +11,8 @@ import pytest
 from gaussian_world import three_classes
 from scipy import stats
 
-from neurosym.certify import bincp, colep, rcp1, vanilla
 from neurosym.certify.evidence import BoxEvidence, CachedSamples, ProbEvidence, ScoreEvidence, VoteEvidence, encode
+from neurosym.certify.methods import bincp, colep, rcp1, vanilla
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.smoothing import gaussian_shift
 from neurosym.errors import InputError

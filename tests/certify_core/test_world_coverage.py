@@ -16,8 +16,8 @@ import pytest
 from gaussian_world import GaussianWorld, three_classes
 from scipy import integrate, stats
 
-from neurosym.certify import bincp, colep, rcp1, vanilla
 from neurosym.certify.evidence import ProbEvidence, ScoreEvidence, VoteEvidence
+from neurosym.certify.methods import bincp, colep, rcp1, vanilla
 from neurosym.certify.quantile import conformal_rank
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.smoothing import gaussian_shift, rcp1_level

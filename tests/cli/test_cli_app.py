@@ -175,7 +175,6 @@ def test_choices_are_those_of_the_configuration() -> None:
     from neurosym.certify.config import CertifyConfig
 
     for name, known in (
-        ("method", options.METHODS),
         ("score", options.SCORES),
         ("circuit", options.CIRCUITS),
         ("bound", options.BOUNDS),

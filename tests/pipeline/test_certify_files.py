@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from pipeline_world import CLASSES, CONCEPTS, RULES, decoded, knowledge, samples
 
-from neurosym.certify import bincp, colep, rcp1, vanilla
 from neurosym.certify.evidence import (
     BoxEvidence,
     ProbEvidence,
@@ -21,6 +20,7 @@ from neurosym.certify.evidence import (
     save_evidence,
     votes_from_samples,
 )
+from neurosym.certify.methods import bincp, colep, rcp1, vanilla
 from neurosym.certify.pipeline import FileOptions, certify_files, predict_file
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.study import split_rows

@@ -13,9 +13,9 @@ from pipeline_world import CLASSES, decoded, knowledge, samples
 from scipy.stats import beta as beta_law
 from scipy.stats import binom, norm
 
-from neurosym.certify import bincp, colep, rcp1, vanilla
 from neurosym.certify.coverage import certified_coverage
 from neurosym.certify.evidence import BoxEvidence, ProbEvidence, ScoreEvidence, VoteEvidence, votes_from_samples
+from neurosym.certify.methods import bincp, colep, rcp1, vanilla
 from neurosym.certify.radii import with_radius
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.study import (

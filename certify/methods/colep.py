@@ -41,12 +41,12 @@ from neurosym.certify.confidence import binomial_lower, binomial_upper, clopper_
 from neurosym.certify.directions import BOTH
 from neurosym.certify.evidence import BoxEvidence, Evidence, SampleEvidence, VoteEvidence, votes_from_samples
 from neurosym.certify.exact import Number, decimal, to_text
+from neurosym.certify.methods.rcp1 import same_sigma
+from neurosym.certify.methods.vanilla import CALIBRATION_STREAM, TEST_STREAM, too_few
 from neurosym.certify.quantile import conformal_quantile, conformal_rank
-from neurosym.certify.rcp1 import same_sigma
 from neurosym.certify.reasoning import SLACK, Bound, Reasoning
 from neurosym.certify.records import Calibrated
 from neurosym.certify.smoothing import gaussian_shift, radius_over_sigma
-from neurosym.certify.vanilla import CALIBRATION_STREAM, TEST_STREAM, too_few
 from neurosym.errors import InputError
 
 CLEAN, ATTACKED = "clean_votes", "attacked_votes"

@@ -24,12 +24,12 @@ from neurosym.certify import draws
 from neurosym.certify.budget import split
 from neurosym.certify.evidence import Evidence
 from neurosym.certify.exact import Number, decimal, to_text
+from neurosym.certify.methods.vanilla import CALIBRATION_STREAM, TEST_STREAM, predict, preference, too_few
 from neurosym.certify.quantile import conformal_quantile, conformal_rank
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.records import Calibrated
 from neurosym.certify.scores import uniforms
 from neurosym.certify.smoothing import radius_over_sigma, rcp1_level
-from neurosym.certify.vanilla import CALIBRATION_STREAM, TEST_STREAM, predict, preference, too_few
 from neurosym.errors import InputError
 
 __all__ = ["calibrate", "observe", "predict", "preference", "same_sigma"]

@@ -30,13 +30,13 @@ from neurosym.certify.budget import Spend, amount, split
 from neurosym.certify.confidence import binomial_lower, clopper_pearson_lower
 from neurosym.certify.evidence import Evidence
 from neurosym.certify.exact import Number, decimal, to_text
+from neurosym.certify.methods.rcp1 import same_sigma
+from neurosym.certify.methods.vanilla import CALIBRATION_STREAM, TEST_STREAM, too_few
 from neurosym.certify.quantile import conformal_quantile, conformal_rank, kth_smallest, level
-from neurosym.certify.rcp1 import same_sigma
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.records import BudgetItem, Calibrated
 from neurosym.certify.scores import uniforms
 from neurosym.certify.smoothing import gaussian_shift, radius_over_sigma
-from neurosym.certify.vanilla import CALIBRATION_STREAM, TEST_STREAM, too_few
 from neurosym.errors import InputError
 
 CLEAN, ATTACKED = "clean_votes", "attacked_votes"
