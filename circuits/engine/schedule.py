@@ -73,43 +73,51 @@ def downward_steps(program: Program) -> list[Step]:
     return steps
 
 
+def longest_first(step: Step) -> Step:
+    """The same rows by falling number of elements; rows of one length, and the elements of a row, keep their order."""
+    counts = step.counts
+    order = np.argsort(-counts, kind="stable")
+    count = counts[order]
+    offsets = np.cumsum(count) - count
+    gather = np.repeat(step.offsets[order] - offsets, count) + np.arange(step.a.size)
+    return Step(step.target[order], offsets, step.a[gather], step.b[gather])
+
+
 @dataclass(frozen=True)
 class Bucket:
-    """Rows ``target`` with ``width`` elements each, int64[n] and a, b int64[n * width]; short rows are padded."""
+    """The next ``rows`` rows of a step with ``width`` elements each, int64[rows * width]; short rows are padded."""
 
-    target: Ints
+    rows: int
     width: int
     a: Ints
     b: Ints
 
-    @property
-    def contiguous(self) -> bool:
-        """The rows are neighbours, in order."""
-        return bool((np.diff(self.target) == 1).all())
 
-
-WASTE = 0.25
+WASTE = 0.125
 """Largest share of padded elements in a bucket, beyond ``SMALL``: fewer, longer steps for a little idle work."""
-SMALL = 64
+SMALL = 16
 
 
 def buckets(step: Step, padding: int) -> list[Bucket]:
-    """Groups of rows of nearly equal size; padded elements point at row ``padding``, which must hold zero."""
+    """Neighbouring rows of nearly equal size.
+
+    Args:
+        step: its rows are sorted, longest first.
+        padding: what padded elements point at, on both sides; a row that holds zero.
+    """
     counts = step.counts
-    order = np.argsort(-counts, kind="stable")
     found, start = [], 0
-    while start < order.size:
-        width = int(counts[order[start]])
-        real = np.cumsum(counts[order[start:]])
+    while start < counts.size:
+        width = int(counts[start])
+        real = np.cumsum(counts[start:])
         rows = np.arange(1, real.size + 1)
         good = rows * width - real <= np.maximum(WASTE * real, SMALL)
         # the first row that would waste too much starts the next bucket
         stop = start + (int(np.argmin(good)) if not good.all() else good.size)
-        chosen = np.sort(order[start:stop])
         place = np.arange(width)[None, :]
-        inside = place < counts[chosen][:, None]
-        at = np.where(inside, step.offsets[chosen][:, None] + place, 0)
+        inside = place < counts[start:stop, None]
+        at = np.where(inside, step.offsets[start:stop, None] + place, 0)
         a, b = np.where(inside, step.a[at], padding), np.where(inside, step.b[at], padding)
-        found.append(Bucket(step.target[chosen], width, a.ravel(), b.ravel()))
+        found.append(Bucket(stop - start, width, a.ravel(), b.ravel()))
         start = stop
     return found
