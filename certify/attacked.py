@@ -53,7 +53,7 @@ def attack_rows(
     """
     import torch
 
-    from neurosym.certify.attacks import pgd_l2
+    from neurosym.certify.attacks import pgd
     from neurosym.certify.noise import pick_device
     from neurosym.certify.sampling import ModelEvidence
 
@@ -65,7 +65,7 @@ def attack_rows(
     distance = min(record.threshold, 1.0 - record.threshold) if votes else 1.0
     temperature = min(WIDEST, max(NARROWEST, 0.5 * distance))
     model = source.model.to(pick_device(config.device))
-    adversarial = pgd_l2(
+    adversarial = pgd(
         model,
         images,
         labels,

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from table import load_samples
 
-from neurosym.certify.attacks import pgd_l2
+from neurosym.certify.attacks import pgd
 from neurosym.certify.evidence import VoteEvidence, votes_from_samples
 from neurosym.certify.methods import colep
 from neurosym.certify.reasoning import Reasoning
@@ -51,7 +51,7 @@ def attacked_scores(
     pixels = torch.from_numpy(images.images[rows]).float().div_(255.0)
     labels = torch.from_numpy(images.labels[rows])
     start = time.perf_counter()
-    moved = pgd_l2(
+    moved = pgd(
         model,
         pixels,
         labels,

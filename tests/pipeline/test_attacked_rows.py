@@ -135,14 +135,14 @@ def test_the_radius_is_kept_and_zero_is_no_attack(monkeypatch: pytest.MonkeyPatc
     origin, asked = source(), config()
     found = finding(origin, asked)
     moved: list[Tensor] = []
-    pgd = attacks.pgd_l2
+    pgd = attacks.pgd
 
     def spy(model: nn.Module, images: Tensor, *rest: Any, **options: Any) -> Tensor:
         adversarial = pgd(model, images, *rest, **options)
         moved.append((adversarial.double() - images.double()).flatten(1).norm(dim=1))
         return adversarial
 
-    monkeypatch.setattr(attacks, "pgd_l2", spy)
+    monkeypatch.setattr(attacks, "pgd", spy)
     attack_rows(asked, origin, found, ROWS)
     assert float(moved[0].max()) <= 0.2
     assert float(moved[0].min()) > 0.19

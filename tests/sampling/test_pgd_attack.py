@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from neurosym.certify.attacks import differentiable, lac, pgd_l2
+from neurosym.certify.attacks import differentiable, lac, pgd
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.sampling import ModelEvidence, sample_votes
 from neurosym.errors import InputError
@@ -55,7 +55,7 @@ def test_linear_network_reaches_the_worst_case(case: tuple[HalfSpace, Tensor, Te
     """Against a half space the worst perturbation is ``-+ radius w / |w|`` (Cohen et al. 2019, theorem 2)."""
     net, images, labels = case
     radius, sigma = 0.2, 0.25
-    attacked = pgd_l2(net, images, labels, radius, None, sigma, steps=10, seed=1, clip=False, **options)
+    attacked = pgd(net, images, labels, radius, None, sigma, steps=10, seed=1, clip=False, **options)
     delta = (attacked - images).flatten(1).double()
     worst = -(2 * labels - 1).double().unsqueeze(1) * net.w.detach().double()
     assert (torch.nn.functional.cosine_similarity(delta, worst) > 0.99).all()
@@ -64,9 +64,17 @@ def test_linear_network_reaches_the_worst_case(case: tuple[HalfSpace, Tensor, Te
     assert np.allclose(_share_below(net, attacked, labels, sigma), expected, atol=5e-3)
 
 
+def test_linear_network_reaches_the_worst_corner(case: tuple[HalfSpace, Tensor, Tensor]) -> None:
+    """In L-infinity the worst perturbation is ``-+ radius sign(w)``: the margin falls by ``radius |w|_1``."""
+    net, images, labels = case
+    attacked = pgd(net, images, labels, 0.03, None, 0.25, norm="linf", steps=10, seed=1, clip=False)
+    worst = -0.03 * (2 * labels - 1).float().unsqueeze(1) * net.w.detach().sign()
+    assert ((attacked - images).flatten(1) - worst).abs().max() < 1e-6
+
+
 def test_votes_fall_as_the_certificate_allows(case: tuple[HalfSpace, Tensor, Tensor]) -> None:
     net, images, labels = case
-    attacked = pgd_l2(net, images, labels, 0.2, None, 0.25, steps=10, loss="vote", threshold=0.5)
+    attacked = pgd(net, images, labels, 0.2, None, 0.25, steps=10, loss="vote", threshold=0.5)
 
     def votes(x: Tensor) -> np.ndarray:
         found = sample_votes(ModelEvidence(net, TensorDataset(x), 0.25, 500, 7, progress=False)).votes
@@ -80,22 +88,25 @@ def _small(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 4))
 
 
-def test_ball_range_and_determinism() -> None:
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_ball_range_and_determinism(norm: Any) -> None:
     net, images, labels = _small().train(), torch.rand(7, 3, 8, 8), torch.arange(7) % 3
     images[0] = 0.0
     images[1] = 1.0
-    options: dict[str, Any] = {"num_classes": 3, "steps": 4, "draws": 6}
+    options: dict[str, Any] = {"num_classes": 3, "steps": 4, "draws": 6, "norm": norm}
     for radius in (0.0, 1e-3, 0.5, 30.0):
         for clip in (True, False):
-            attacked = pgd_l2(net, images, labels, radius, None, 0.25, seed=2, clip=clip, **options)
+            attacked = pgd(net, images, labels, radius, None, 0.25, seed=2, clip=clip, **options)
             assert attacked.dtype == torch.float32
-            assert ((attacked.double() - images.double()).flatten(1).norm(dim=1) <= radius * (1 + 1e-6)).all()
+            delta = (attacked.double() - images.double()).flatten(1)
+            lengths = delta.norm(dim=1) if norm == "l2" else delta.abs().amax(dim=1)
+            assert (lengths <= radius).all()
             if clip:
                 assert attacked.min() >= 0
                 assert attacked.max() <= 1
-    first, again = (pgd_l2(net, images, labels, 0.5, None, 0.25, seed=2, **options) for _ in range(2))
+    first, again = (pgd(net, images, labels, 0.5, None, 0.25, seed=2, **options) for _ in range(2))
     assert torch.equal(first, again)
-    assert not torch.equal(first, pgd_l2(net, images, labels, 0.5, None, 0.25, seed=3, **options))
+    assert not torch.equal(first, pgd(net, images, labels, 0.5, None, 0.25, seed=3, **options))
     assert net.training
     assert all(parameter.grad is None for parameter in net.parameters())
 
@@ -103,10 +114,10 @@ def test_ball_range_and_determinism() -> None:
 def test_subsets_and_batches_see_the_same_noise() -> None:
     net, images, labels = _small(), torch.rand(6, 3, 8, 8), torch.arange(6) % 3
     options: dict[str, Any] = {"num_classes": 3, "steps": 5, "draws": 8}
-    whole = pgd_l2(net, images, labels, 0.3, None, 0.25, batch=256, **options)
-    split = pgd_l2(net, images, labels, 0.3, None, 0.25, batch=4, **options)
+    whole = pgd(net, images, labels, 0.3, None, 0.25, batch=256, **options)
+    split = pgd(net, images, labels, 0.3, None, 0.25, batch=4, **options)
     rows = np.array([4, 1])
-    part = pgd_l2(net, images[rows], labels[rows], 0.3, None, 0.25, indices=rows, **options)
+    part = pgd(net, images[rows], labels[rows], 0.3, None, 0.25, indices=rows, **options)
     assert (whole - split).abs().max() < 1e-4
     assert (whole[rows] - part).abs().max() < 1e-4
 
@@ -138,7 +149,7 @@ def test_attack_on_reasoning_hurts_more_than_noise_alone(rules: KnowledgeBase) -
     net.predicates = ("stop", "yield", "octagon", "red")  # type: ignore[assignment]  # not the order of the rules
     reasoning = Reasoning(rules, "exclusive", "categorical")
     images, labels = torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.long)
-    attacked = pgd_l2(net, images, labels, 0.5, reasoning, 0.1, steps=8)
+    attacked = pgd(net, images, labels, 0.5, reasoning, 0.1, steps=8)
 
     def score(x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -158,6 +169,7 @@ def test_attack_on_reasoning_hurts_more_than_noise_alone(rules: KnowledgeBase) -
         ({"steps": 0}, "steps"),
         ({"draws": 0}, "draws"),
         ({"restarts": 0}, "restarts"),
+        ({"norm": "l1"}, "norm"),
         ({"loss": "vote"}, "threshold"),
         ({"threshold": 0.5}, "threshold"),
         ({"labels": torch.tensor([0])}, "labels"),
@@ -178,11 +190,11 @@ def test_bad_settings(change: dict[str, Any], message: str) -> None:
         **change,
     }
     with pytest.raises(InputError, match=message):
-        pgd_l2(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), **arguments)
+        pgd(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), **arguments)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda(case: tuple[HalfSpace, Tensor, Tensor]) -> None:
     net, images, labels = case
-    attacked = pgd_l2(net.cuda(), images, labels, 0.2, None, 0.25, steps=5)
+    attacked = pgd(net.cuda(), images, labels, 0.2, None, 0.25, steps=5)
     assert attacked.device.type == "cpu"
