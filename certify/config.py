@@ -34,7 +34,7 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """Where the images come from."""
 
-    name: str = Field(description="gtsrb12, gtsrb43, demo, a folder of class folders, or an .npz file")
+    name: str = Field(description="gtsrb12, gtsrb43, cifar10, demo, a folder of class folders, or an .npz file")
     root: str | None = Field(default=None, description="folder of the data set; $NEUROSYM_DATA when left out")
     split: Literal["train", "test"] = "test"
     size: int | None = Field(default=None, ge=4, description="side to which the images of a folder are resized")

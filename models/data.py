@@ -89,8 +89,31 @@ def load_gtsrb(root: str | Path, split: str, *, class_ids: Sequence[int] | None 
     return ImageSet(np.stack(images), np.array(labels), np.array(groups), f"gtsrb-{split}")
 
 
+def load_cifar10(root: str | Path, split: str) -> ImageSet:
+    """CIFAR-10 in torchvision's layout (its files are known by their checksums), ``split`` = ``train`` or ``test``.
+
+    Raises:
+        InputError: the files are not there, or are not those of CIFAR-10.
+    """
+    from neurosym.models.backbones import import_torchvision
+
+    if split not in ("train", "test"):
+        raise InputError(f"cifar10: split {split!r} is unknown; write train or test")
+    torchvision = import_torchvision()
+    try:
+        dataset = torchvision.datasets.CIFAR10(str(root), train=split == "train")
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{root}: no CIFAR-10 there ({reason}); run: neurosym data cifar10 --root {root} --download"
+        ) from None
+    images = np.ascontiguousarray(np.asarray(dataset.data, dtype=np.uint8).transpose(0, 3, 1, 2))
+    labels = np.asarray(dataset.targets, dtype=np.int64)
+    return ImageSet(images, labels, np.arange(len(labels)), f"cifar10-{split}")
+
+
 def load_images(name: str, root: str | Path, split: str) -> ImageSet:
-    """A data set by name: ``gtsrb12`` or ``gtsrb43``.
+    """A data set by name: ``gtsrb12``, ``gtsrb43`` or ``cifar10``.
 
     Raises:
         InputError: unknown name.
@@ -99,8 +122,10 @@ def load_images(name: str, root: str | Path, split: str) -> ImageSet:
         return load_gtsrb(root, split, class_ids=GTSRB12_IDS)
     if name == "gtsrb43":
         return load_gtsrb(root, split)
+    if name == "cifar10":
+        return load_cifar10(root, split)
     raise InputError(
-        f"data set {name!r} is unknown; write gtsrb12, gtsrb43, demo or an .npz file with images and labels"
+        f"data set {name!r} is unknown; write gtsrb12, gtsrb43, cifar10, demo or an .npz file with images and labels"
     )
 
 

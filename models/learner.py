@@ -31,8 +31,13 @@ def concept_weights(matrix: np.ndarray, class_counts: np.ndarray, limit: float =
     return weight(positive), weight(total - positive)
 
 
-def augment(images: Tensor, generator: torch.Generator, *, degrees: float = 8.0, shift: float = 0.08) -> Tensor:
-    """Small random rotation, scale, shift, brightness and contrast; signs are never mirrored. ``[B,3,H,W] -> same``."""
+def augment(
+    images: Tensor, generator: torch.Generator, *, degrees: float = 8.0, shift: float = 0.08, mirror: bool = False
+) -> Tensor:
+    """Small random rotation, scale, shift, brightness and contrast. ``[B,3,H,W] -> same``.
+
+    Half of the images are mirrored if ``mirror``, which signs must never be.
+    """
     count = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -41,10 +46,11 @@ def augment(images: Tensor, generator: torch.Generator, *, degrees: float = 8.0,
     angle = uniform(-math.radians(degrees), math.radians(degrees))
     scale = uniform(0.9, 1.1)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    side = torch.sign(uniform(-1.0, 1.0)) if mirror else 1.0
     theta = torch.stack(
         [
-            torch.stack([cosine, -sine, uniform(-shift, shift) * 2], 1),
-            torch.stack([sine, cosine, uniform(-shift, shift) * 2], 1),
+            torch.stack([cosine * side, -sine, uniform(-shift, shift) * 2], 1),
+            torch.stack([sine * side, cosine, uniform(-shift, shift) * 2], 1),
         ],
         dim=1,
     )
@@ -66,6 +72,7 @@ class ConceptLearner(pl.LightningModule):
         matrix: bool ``[K, L]``, concepts of each class.
         class_counts: int ``[K]``, training images of each class.
         sigma: standard deviation of the noise, in units of pixels scaled to [0, 1].
+        mirror: images may be mirrored.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class ConceptLearner(pl.LightningModule):
         concept_loss: float = 1.0,
         ema: float = 0.998,
         seed: int = 0,
+        mirror: bool = False,
         progress: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         super().__init__()
@@ -96,7 +104,7 @@ class ConceptLearner(pl.LightningModule):
         self.register_buffer("concepts_of", torch.from_numpy(matrix.astype(np.float32)), persistent=False)
         self.register_buffer("positive", positive, persistent=False)
         self.register_buffer("negative", negative, persistent=False)
-        self.progress = progress
+        self.progress, self.mirror = progress, mirror
         self._generator: torch.Generator | None = None
 
     def _noise(self) -> torch.Generator:
@@ -118,7 +126,7 @@ class ConceptLearner(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, labels = batch
         generator = self._noise()
-        images = augment(images, generator)
+        images = augment(images, generator, mirror=self.mirror)
         noise = torch.randn(images.shape, generator=generator, device=images.device)
         return self.loss(self.model(images + self.sigma * noise), labels)
 

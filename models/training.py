@@ -41,7 +41,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    data: str = Field(description="gtsrb12, gtsrb43, or an .npz file with images and labels")
+    data: str = Field(description="gtsrb12, gtsrb43, cifar10, or an .npz file with images and labels")
     root: str | None = Field(default=None, description="folder of the data set; $NEUROSYM_DATA when left out")
     rules: str = Field(description="rules file; classes and concepts come from it")
     sigma: float = Field(ge=0, description="noise standard deviation, pixels in [0, 1]")
@@ -51,6 +51,9 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0)
     concept_loss: float = Field(default=1.0, ge=0)
     trunk: str = "sign"
+    views: Literal["signs", "objects"] = Field(
+        default="signs", description="random changes of the images: small turns for signs, also mirrored for objects"
+    )
     width: int = Field(default=16, ge=4)
     seed: int = Field(default=0, ge=0, lt=2**32)
     validation: float = Field(default=0.1, gt=0, lt=1, description="share of tracks held out for validation")
@@ -241,6 +244,7 @@ def _fit(config: TrainConfig, data: _Data, device: torch.device, progress: _Prog
         weight_decay=config.weight_decay,
         concept_loss=config.concept_loss,
         seed=config.seed,
+        mirror=config.views == "objects",
         progress=progress,
     )
     trainer = pl.Trainer(

@@ -20,6 +20,7 @@ Examples:
   neurosym data list
   neurosym data gtsrb --root data              are the images there?
   neurosym data gtsrb --root data --download   fetch them (360 MB)
+  neurosym data cifar10 --root data
   neurosym data check config.yaml              do network, images, rules fit?
 
 \b
@@ -27,10 +28,12 @@ Folders are looked for below --root, or below $NEUROSYM_DATA.
 """
 
 SPLITS = {"train": "GTSRB/Training", "test": "GTSRB/Final_Test/Images"}
+CIFAR10 = "cifar-10-batches-py"
 DATA_SETS = {
     "demo": "GTSRB-12 test images inside this package",
     "gtsrb12": "German traffic signs, twelve classes",
     "gtsrb43": "German traffic signs, all 43 classes",
+    "cifar10": "CIFAR-10, photographs of ten classes",
     "FILE.npz": "images uint8 [n, H, W, 3], labels int [n]",
 }
 
@@ -66,7 +69,11 @@ def list_data(root: Root = None, as_json: options.Json = False) -> None:
     """Data sets by name, and whether they are there."""
     place = _root(root)
     splits = _splits(place)
-    state = {"demo": "there" if _demo_there() else "missing", "FILE.npz": "your own"}
+    state = {
+        "demo": "there" if _demo_there() else "missing",
+        "cifar10": "train, test" if place is not None and (place / CIFAR10).is_dir() else "missing",
+        "FILE.npz": "your own",
+    }
     signs = ", ".join(splits) if splits else "missing"
     rows = [(name, what, state.get(name, signs)) for name, what in DATA_SETS.items()]
     if as_json:
@@ -117,6 +124,42 @@ def _count(root: Path, split: str, download: bool) -> int:
         raise InputError(
             f"{root / 'gtsrb'}: GTSRB {split} cannot be {'fetched' if download else 'read'} ({error}); {mend}"
         ) from None
+
+
+@data_app.command("cifar10", epilog=DATA_EXAMPLES)
+def cifar10(
+    root: Root = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing (170 MB).")] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check that the CIFAR-10 files are there and are the published ones.
+
+    They are fetched only when asked to."""
+    place = _root(root)
+    if place is None:
+        raise InputError("--root is missing; name the folder of the data sets or set NEUROSYM_DATA")
+    if download:
+        checks.writable_folder(place, "--root")
+    with working(quiet):
+        from neurosym.models.data import load_cifar10
+
+        if download:
+            _fetch_cifar10(place)
+        counts = {name: len(load_cifar10(place, name)) for name in ("train", "test")}
+    if as_json:
+        emit_json({"root": place, "images": counts})
+    elif not quiet:
+        emit_table([(name, f"{count:,} images") for name, count in counts.items()])
+
+
+def _fetch_cifar10(root: Path) -> None:
+    from neurosym.models.backbones import import_torchvision
+
+    try:
+        import_torchvision().datasets.CIFAR10(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{root}: CIFAR-10 cannot be fetched ({error}); try again when the network is up") from None
 
 
 @data_app.command("check", epilog=DATA_EXAMPLES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,6 +168,20 @@ def test_data_gtsrb_never_downloads_unasked(
     refused(
         run("data", "gtsrb", "--root", tmp_path), "train and test", f"--root {tmp_path} --download", folder=tmp_path
     )
+
+
+def test_data_cifar10(run: Any, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEUROSYM_DATA", raising=False)
+    refused(run("data", "cifar10"), "--root is missing")
+    refused(run("data", "cifar10", "--root", tmp_path), "no CIFAR-10 there", folder=tmp_path)
+    from neurosym.models import backbones
+
+    def fetching(*_: Any, download: bool = False, **__: Any) -> Any:
+        raise OSError("no route" if download else "nothing asked for")
+
+    sets = SimpleNamespace(datasets=SimpleNamespace(CIFAR10=fetching))
+    monkeypatch.setattr(backbones, "import_torchvision", lambda: sets)
+    refused(run("data", "cifar10", "--root", tmp_path, "--download"), "cannot be fetched (no route)", folder=tmp_path)
 
 
 def test_data_gtsrb(run: Any, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

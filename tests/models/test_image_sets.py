@@ -243,3 +243,24 @@ def test_gtsrb_tracks(root: Path) -> None:
     tracks = {(path.parent.name, path.stem.split("_")[0]) for path in files}
     assert len(set(twelve.groups)) == len(tracks)
     assert np.unique(twelve.groups).size == np.unique(np.stack([twelve.groups, twelve.labels]), axis=1).shape[1]
+
+
+@pytest.mark.data
+def test_cifar10_images(root: Path) -> None:
+    """Against the files read by their published layout: rows of 3072 bytes, red, green, blue planes."""
+    if not (root / "cifar-10-batches-py").is_dir():
+        pytest.skip(f"NEUROSYM_DATA = {root} holds no CIFAR-10")
+    images = load_images("cifar10", root, "test")
+    with open(root / "cifar-10-batches-py" / "test_batch", "rb") as file:
+        batch = pickle.load(file, encoding="bytes")  # the data set's own format, with the checksum verified above
+    np.testing.assert_array_equal(images.images.reshape(10_000, 3072), batch[b"data"])
+    np.testing.assert_array_equal(images.labels, batch[b"labels"])
+    assert np.bincount(images.labels).tolist() == [1000] * 10
+    assert len(np.unique(images.groups)) == 10_000
+
+
+def test_cifar10_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no CIFAR-10 there.*neurosym data cifar10"):
+        load_images("cifar10", tmp_path, "test")
+    with pytest.raises(InputError, match="split 'val' is unknown"):
+        load_images("cifar10", tmp_path, "val")

@@ -75,13 +75,14 @@ def test_augment_range_shape_determinism() -> None:
     assert len({tuple(row.flatten().tolist()) for row in run_augment(images[:1].repeat(8, 1, 1, 1))}) == 8
 
 
-def test_augment_never_mirrors() -> None:
+@pytest.mark.parametrize("mirror", [False, True])
+def test_augment_mirrors_only_where_asked(mirror: bool) -> None:
     """Two blobs, left and below of the centre: their orientation around it keeps its sign, and moves little."""
     image = torch.zeros(1, 3, 33, 33)
     image[:, 0, 14:19, 2:7] = 1  # left
     image[:, 1, 26:31, 14:19] = 1  # below
     image[:, 2, 14:19, 14:19] = 1  # centre
-    found = run_augment(image.repeat(200, 1, 1, 1)).double()
+    found = run_augment(image.repeat(200, 1, 1, 1), mirror=mirror).double()
     found = (found - found.amin(dim=(2, 3), keepdim=True)).clamp_min(0)
     found = torch.where(found > 0.5 * found.amax(dim=(2, 3), keepdim=True), found, 0)
     grid = torch.arange(33, dtype=torch.float64)
@@ -91,8 +92,11 @@ def test_augment_never_mirrors() -> None:
     left = torch.stack([x[:, 0] - x[:, 2], y[:, 0] - y[:, 2]], dim=1)
     below = torch.stack([x[:, 1] - x[:, 2], y[:, 1] - y[:, 2]], dim=1)
     area = left[:, 0] * below[:, 1] - left[:, 1] * below[:, 0]
-    assert bool((area < 0).all())  # (-12, 0) x (0, 12) = -144, a reflection has the other sign
-    turn = torch.rad2deg(torch.atan2(left[:, 1], -left[:, 0])).abs()
+    # (-12, 0) x (0, 12) = -144, a reflection has the other sign
+    mirrored = area > 0
+    assert 60 < int(mirrored.sum()) < 140 if mirror else not bool(mirrored.any())
+    side = torch.where(mirrored, -1.0, 1.0)
+    turn = torch.rad2deg(torch.atan2(left[:, 1], -left[:, 0] * side)).abs()
     assert float(turn.max()) < 8.0 + 3.0  # at most 8 degrees, and what pixels cost
     assert float(turn.max()) > 4.0
     shift = torch.stack([x[:, 2] - 16, y[:, 2] - 16], dim=1).abs()
