@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurosym.circuits.ir import CONSTANT, LITERAL, PRODUCT, SUM, CircuitBuilder, CircuitIR
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Ints = NDArray[np.int64]
 ONE, ZERO = 0, 1
@@ -21,6 +25,8 @@ COUNTING_SORT = 200_000
 """Longer arrays are sorted by counting."""
 MAX_ROUNDS = 1_000
 """Deeper circuits are walked node by node: a vector step costs as much as ten nodes or more."""
+ORPHAN_ROUNDS = 4
+"""So often nodes without parents are dropped before those below the root are sought one level after the other."""
 
 
 class Draft:
@@ -116,19 +122,25 @@ def stable_order(keys: Ints, size: int) -> Ints:
         return np.argsort(keys.astype(np.uint16), kind="stable")  # a radix sort
     if keys.size < COUNTING_SORT:
         return np.argsort(keys, kind="stable")
+    return _by_rows(keys, np.arange(keys.size), size, keys.size).indices.astype(np.int64)
+
+
+def _by_rows(rows: Ints, columns: Ints, num_rows: int, num_columns: int) -> csr_array:
+    """A sparse matrix, whose rows are filled by counting, each in the order of its entries."""
     from scipy.sparse import coo_array
 
-    # rows of a sparse matrix are filled by counting, each in the order of its entries
-    ones = np.ones(keys.size, dtype=np.int8)
-    matrix = coo_array((ones, (keys, np.arange(keys.size))), shape=(size, keys.size))
-    return matrix.tocsr().indices.astype(np.int64)
+    matrix = coo_array((np.ones(rows.size, dtype=np.int8), (rows, columns)), shape=(num_rows, num_columns))
+    matrix.has_canonical_format = True  # entries that occur twice stay two
+    return matrix.tocsr()
 
 
-def csr(owner: Ints, size: int) -> tuple[Ints, Ints]:
-    """Offsets int64[size+1] and the order that sorts the entries by owner (stable)."""
-    order = stable_order(owner, size)
+def grouped(owner: Ints, value: Ints, size: int) -> tuple[Ints, Ints]:
+    """Offsets int64[size+1] and the values by owner 0..size-1, those of one owner in their order."""
+    if owner.size >= COUNTING_SORT:
+        matrix = _by_rows(owner, value, size, int(value.max()) + 1)
+        return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64)
     counts = np.bincount(owner, minlength=size)
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), order.astype(np.int64)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), value[stable_order(owner, size)]
 
 
 def _distinct(nodes: Ints, scratch: Ints) -> Ints:
@@ -144,12 +156,14 @@ def levels_of(parents: Ints, children: Ints, size: int) -> Ints:
     Raises:
         ValueError: the edges have a cycle.
     """
-    offsets, order = csr(children, size)
-    above = parents[order]
+    level = np.zeros(size, dtype=np.int64)
+    level[parents] = -1
+    inner = level[children] < 0  # most edges lead to leaves, which only say that their parents are none
+    parents, children = parents[inner], children[inner]
+    offsets, above = grouped(children, parents, size)
     left = np.bincount(parents, minlength=size)
-    level = np.full(size, -1, dtype=np.int64)
     scratch = np.empty(size, dtype=np.int64)
-    front, depth = np.flatnonzero(left == 0), 0
+    front, depth = np.flatnonzero((level < 0) & (left == 0)), 1
     while front.size:
         if depth == MAX_ROUNDS:
             _deep_levels(level, left, above, offsets, front.tolist(), depth)
@@ -177,9 +191,23 @@ def _deep_levels(level: Ints, left: Ints, above: Ints, offsets: Ints, front: lis
         front, depth = following, depth + 1
 
 
+def _needed(root: int, parents: Ints, children: Ints, size: int) -> tuple[NDArray[np.bool_], Ints, Ints]:
+    """Whether the root needs each node, bool[size], and the edges between those nodes; node ``size`` is nowhere."""
+    for _ in range(ORPHAN_ROUNDS):
+        held = np.zeros(size + 1, dtype=bool)
+        held[children] = held[root] = True
+        held[size] = False
+        inside = held[parents]
+        if inside.all():  # without cycles, whatever has a parent that has a parent ... is below the root
+            return held[:size], parents, children
+        parents, children = parents[inside], children[inside]
+    seen = _reachable(root, parents, children, size)
+    inside = seen[parents]
+    return seen, parents[inside], children[inside]
+
+
 def _reachable(root: int, parents: Ints, children: Ints, size: int) -> NDArray[np.bool_]:
-    offsets, order = csr(parents, size)
-    below = children[order]
+    offsets, below = grouped(parents, children, size)
     seen = np.zeros(size, dtype=bool)
     scratch = np.empty(size, dtype=np.int64)
     front = np.array([root], dtype=np.int64)
@@ -210,32 +238,39 @@ def _follow(alias: Ints) -> Ints:
 
 
 def _fold(kind: NDArray[np.int8], log: NDArray[np.float64], parents: Ints, children: Ints) -> tuple[Ints, Ints, Ints]:
-    """Fold constants 0 and 1 and nodes of one child; returns aliases and the edges between what is left.
+    """Fold constants 0 and 1 and nodes of one child; returns aliases, parents and children.
 
-    Each round settles at least one node; rounds follow each other only along chains of constants.
+    Edges that fall away then join node ``kind.size``, which nothing needs, to itself. Each round settles at least one
+    node; rounds follow each other only along chains of constants.
     """
-    size = kind.size
-    alias = np.arange(size, dtype=np.int64)
-    inner = (kind == PRODUCT) | (kind == SUM)
+    nowhere = kind.size
+    kind, log = np.append(kind, np.int8(LITERAL)), np.append(log, 0.0)
+    parents, children = parents.copy(), children.copy()
+    alias = np.arange(kind.size, dtype=np.int64)
+    product, open_ = kind == PRODUCT, (kind == PRODUCT) | (kind == SUM)
     one, zero = (kind == CONSTANT) & (log == 0), (kind == CONSTANT) & (log == -np.inf)
     while True:
-        product = kind[parents] == PRODUCT
-        dead = np.zeros(size, dtype=bool)
-        dead[parents[product & zero[children]]] = True
-        drop = (product & one[children]) | (~product & zero[children]) | dead[parents]
-        parents, children = parents[~drop], children[~drop]
-        count = np.bincount(parents, minlength=size)
-        open_ = inner & (alias == np.arange(size))
-        dead |= open_ & (kind == SUM) & (count == 0)
-        full = open_ & (kind == PRODUCT) & (count == 0) & ~dead
-        single = open_ & (count == 1)
-        alias[dead & open_], alias[full] = ZERO, ONE
-        sole = single[parents]
+        dead = np.zeros(kind.size, dtype=bool)
+        at = np.flatnonzero((one | zero)[children])
+        if at.size:
+            above, below = parents[at], children[at]
+            dead[above[product[above] & zero[below]]] = True
+            gone = at[product[above] == one[below]]  # neutral: 1 in a product, 0 in a sum
+            if dead.any():
+                gone = np.append(gone, np.flatnonzero(dead[parents]))
+            parents[gone] = children[gone] = nowhere
+        count = np.bincount(parents, minlength=kind.size)
+        settled = open_ & (count < 2)
+        if not settled.any():
+            return alias, parents, children
+        alias[settled] = np.where(product[settled] & ~dead[settled], ONE, ZERO)
+        sole = np.flatnonzero((settled & (count == 1))[parents])
         alias[parents[sole]] = children[sole]
-        if not (drop.any() or sole.any() or full.any() or (dead & open_).any()):
-            return _follow(alias), parents, children
+        parents[sole] = children[sole] = nowhere
+        open_ &= ~settled
         alias = _follow(alias)
-        parents, children = parents[~sole], alias[children[~sole]]
+        moved = np.flatnonzero(settled[children])
+        children[moved] = alias[children[moved]]
 
 
 def assemble(
@@ -258,30 +293,25 @@ def assemble(
     """
     alias, parents, children = _fold(kind, log_constant, parents, children)
     root = int(alias[root])
-    needed = _reachable(root, parents, children, kind.size)
+    needed, parents, children = _needed(root, parents, children, kind.size)
     kept = np.flatnonzero(needed)
     new = np.full(kind.size, -1, dtype=np.int64)
     new[kept] = np.arange(kept.size)
-    inside = needed[parents]
-    parents, children = new[parents[inside]], new[children[inside]]
+    level = levels_of(new[parents], new[children], kept.size)
     kind, literal, log_constant = kind[kept], literal[kept], log_constant[kept]
-    level = levels_of(parents, children, kept.size)
-    arity = np.bincount(parents, minlength=kept.size)
+    arity = np.bincount(new[parents], minlength=kept.size)
     width = np.ceil(np.log2(np.maximum(arity, 1))).astype(np.int64)
     group = (level * 4 + kind) * 64 + width
     order = stable_order(group, int(group.max()) + 1)
-    place = np.empty_like(order)
-    place[order] = np.arange(order.size)
-    parents, children = place[parents], place[children]
-    sequence = stable_order(children, order.size)
-    sequence = sequence[stable_order(parents[sequence], order.size)]
+    new[kept[order]] = np.arange(order.size)
+    offsets, children = grouped(new[parents], new[children], order.size)
     levels = level[order]
     return CircuitIR(
         num_variables=num_variables,
         kind=kind[order],
         literal=literal[order],
         log_constant=np.where(kind[order] == CONSTANT, log_constant[order], 0.0),
-        offsets=np.concatenate([[0], np.cumsum(arity[order])]).astype(np.int64),
-        children=children[sequence],
+        offsets=offsets,
+        children=children,
         level_offsets=np.searchsorted(levels, np.arange(int(levels[-1]) + 2)).astype(np.int64),
     )

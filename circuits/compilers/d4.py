@@ -13,7 +13,6 @@ the root, and edges are lines ``parent child literal literal ... 0``: the child,
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import tempfile
 import threading
@@ -24,15 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurosym.circuits.compilers import d4_worker
-from neurosym.circuits.compilers.arrays import ONE, ZERO, Draft, Ints, levels_of, stable_order
+from neurosym.circuits.compilers.arrays import ZERO, Draft, Ints, levels_of, stable_order
 from neurosym.circuits.compilers.clauses import Cnf
 from neurosym.circuits.compilers.process import run_worker
+from neurosym.circuits.compilers.width import minimum_degrees
 from neurosym.circuits.errors import CompileLimit
 from neurosym.circuits.ir import PRODUCT, SUM, CircuitIR
 from neurosym.errors import InputError
 
 MEMORY_BYTES = 4 << 30
 """Address space of the compiler process."""
+UNIFORM_VARIABLES = 400
+"""Only so few variables are worth the question whether their clauses look random."""
 MAX_SCOPE_BYTES = 1 << 30
 """Memory for the sets of variables below each node, which smoothing needs."""
 
@@ -69,7 +71,12 @@ def compile_d4(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in.cnf").write_bytes(dimacs(cnf))
-        problem = {"max_seconds": max(max_seconds, 0.0), "memory_bytes": memory_bytes, "max_edges": 8 * max_nodes}
+        problem = {
+            "max_seconds": max(max_seconds, 0.0),
+            "memory_bytes": memory_bytes,
+            "max_edges": 8 * max_nodes,
+            "settings": settings(cnf),
+        }
         (folder / "problem.json").write_text(json.dumps(problem))
         _run(folder, max_seconds, memory_bytes, stats, stop)
         text = (folder / "out.nnf").read_bytes()
@@ -77,6 +84,31 @@ def compile_d4(
     if ir.num_nodes > max_nodes:
         raise CompileLimit(f"the limit of {max_nodes} nodes was reached", {**stats, "nodes": ir.num_nodes})
     return ir
+
+
+def settings(cnf: Cnf) -> dict[str, str | int]:
+    """What to change of d4's own settings, by their places.
+
+    Its tests of satisfiability are small and many, for which MiniSat takes less time than Glucose. Where a bag of a tree
+    decomposition would hold half of the variables, and no clause is short, the decomposition misleads the choice of
+    variables: conflicts and occurrences alone choose better, and cached formulas are told apart by the numbers of their
+    clauses in less time. Other ways to store formulas are no choice here: ``sym`` and ``combi`` take formulas as equal
+    that are so up to the names of their variables, right for counts but not for circuits, and ``not-binary`` takes
+    different ones as equal.
+    """
+    changed: dict[str, str | int] = {"solver.solverName": "minisat"}
+    if looks_random(cnf):
+        changed["branching.branchingHeuristicType"] = "classic"
+        changed["branching.freqDecay"] = 10
+        changed["cache.bucket.clauseRepresentation"] = "index"
+    return changed
+
+
+def looks_random(cnf: Cnf) -> bool:
+    """Whether all clauses have three literals or more, and the primal graph has no small separators to be found."""
+    if cnf.num_variables > UNIFORM_VARIABLES or cnf.lengths.min(initial=3) < 3:
+        return False
+    return any(2 * degree >= cnf.num_variables for degree in minimum_degrees(cnf))
 
 
 def dimacs(cnf: Cnf) -> bytes:
@@ -123,6 +155,25 @@ class _Nnf:
         return np.repeat(np.arange(self.parents.size), self.counts)
 
 
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """The same as sums of products: every node is a sum of branches, a branch a product of literals and nodes.
+
+    Attributes:
+        num_nodes: the root is node 0. A node without branches is 0, one with an empty branch 1.
+        owner: int64[B], the node of each branch.
+        holder, child: int64[E], branches and the nodes in them.
+        literal_holder, literals: int64[L], branches and the literals in them.
+    """
+
+    num_nodes: int
+    owner: Ints
+    holder: Ints
+    child: Ints
+    literal_holder: Ints
+    literals: Ints
+
+
 def _parse(text: bytes) -> _Nnf:
     """Read d4's text.
 
@@ -132,28 +183,48 @@ def _parse(text: bytes) -> _Nnf:
     if not text.endswith(b" 0\n"):
         raise ValueError("it is empty or cut short")
     raw = np.frombuffer(text, dtype=np.uint8)
-    first = np.concatenate([[0], np.flatnonzero(raw == ord("\n"))[:-1] + 1])
-    head = raw[first]
+    letters = raw[np.flatnonzero(raw >= ord("a"))]
     numbers = np.fromstring(text.translate(bytes.maketrans(b"oatf", b"    ")), dtype=np.int64, sep=" ")
     ends = np.flatnonzero(numbers == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    is_node = head >= ord("a")
     length = ends - starts
-    if ends.size != head.size or (length < np.where(is_node, 1, 2)).any():
-        raise ValueError("not d4's format")
+    is_node = length == 1  # edges have two numbers or more
     ids = numbers[starts[is_node]]
-    tags = np.zeros(ids.size, dtype=np.uint8)
-    if (np.sort(ids) != np.arange(1, ids.size + 1)).any():
+    if not ends.size or length.min() < 1 or ids.size != letters.size:
+        raise ValueError("not d4's format")
+    if ids.min(initial=1) < 1 or ids.max(initial=0) > ids.size or (np.bincount(ids)[1:] != 1).any():
         raise ValueError("node numbers with gaps")
-    tags[ids - 1] = head[is_node]
+    tags = np.zeros(ids.size, dtype=np.uint8)
+    tags[ids - 1] = letters
     edge = starts[~is_node]
     parents, children = numbers[edge] - 1, numbers[edge + 1] - 1
     if edge.size and (min(parents.min(), children.min()) < 0 or max(parents.max(), children.max()) >= ids.size):
         raise ValueError("an edge to an unknown node")
-    is_literal = numbers != 0
-    is_literal[starts] = False
-    is_literal[edge + 1] = False
+    is_literal = np.ones(numbers.size, dtype=bool)
+    is_literal[ends] = is_literal[starts] = is_literal[edge + 1] = False
     return _Nnf(tags, parents, children, numbers[is_literal], length[~is_node] - 2)
+
+
+def _sums(nnf: _Nnf) -> _Sums:
+    """Each edge of a disjunction is a branch; a conjunction below such an edge alone is part of that branch."""
+    size = nnf.tags.size
+    branch = np.flatnonzero((nnf.tags == ord("o"))[nnf.parents])
+    single = (nnf.tags == ord("a")) & (np.bincount(nnf.children, minlength=size) == 1)
+    single[0] = False
+    within = single[nnf.children[branch]]  # branches with the conjunction below them
+    part = np.zeros(size, dtype=bool)
+    part[nnf.children[branch[within]]] = True
+    number = np.cumsum(~part) - 1
+    alone = np.flatnonzero(~part & ((nnf.tags == ord("a")) | (nnf.tags == ord("t"))))
+    own = np.zeros(size, dtype=np.int64)  # branch of each node that is a product
+    own[nnf.children[branch[within]]] = np.flatnonzero(within)
+    own[alone] = branch.size + np.arange(alone.size)
+    holder = own[nnf.parents]
+    holder[branch] = np.arange(branch.size)
+    kept = ~part[nnf.children] & (nnf.tags[nnf.children] != ord("t"))
+    owner = number[np.concatenate([nnf.parents[branch], alone])]
+    num_nodes = int(number[-1]) + 1 if size else 0
+    return _Sums(num_nodes, owner, holder[kept], number[nnf.children[kept]], holder[nnf.edge_of], nnf.literals)
 
 
 def read_d4(text: bytes, num_variables: int) -> CircuitIR:
@@ -163,81 +234,98 @@ def read_d4(text: bytes, num_variables: int) -> CircuitIR:
         CompileLimit: the text is cut short, not decomposable, or its sets of variables take too much memory.
     """
     try:
-        return _smooth(_parse(text), num_variables)
+        return _smooth(_sums(_parse(text)), num_variables)
     except ValueError as error:
         raise CompileLimit(f"the output of d4 cannot be used: {error}", {"bytes": len(text)}) from None
 
 
-def _smooth(nnf: _Nnf, m: int) -> CircuitIR:
+def _smooth(sums: _Sums, m: int) -> CircuitIR:
     words = max(1, -(-m // 64))
-    if (nnf.tags.size + 2 * nnf.parents.size) * words * 8 > MAX_SCOPE_BYTES:
+    if (sums.num_nodes + 2 * sums.owner.size + sums.child.size) * words * 8 > MAX_SCOPE_BYTES:
         raise ValueError("too many nodes times variables to be made smooth")
-    if nnf.literals.size and np.abs(nnf.literals).max() > m:
+    if sums.literals.size and np.abs(sums.literals).max() > m:
         raise ValueError("a literal of an unknown variable")
-    beside = _literal_sets(nnf, words)
-    scope = _scopes(nnf, beside)
-    is_or = nnf.tags == ord("o")
-    branch = np.flatnonzero(is_or[nnf.parents])
-    gap = scope[nnf.parents[branch]] & ~(scope[nnf.children[branch]] | beside[branch])
+    scope, below = _scopes(sums, words)
     draft = Draft(m)
-    node = np.where(nnf.tags == ord("f"), ZERO, ONE).astype(np.int64)
-    node[is_or] = draft.nodes(SUM, int(is_or.sum()))
-    conjunctions = nnf.tags == ord("a")
-    node[conjunctions] = draft.nodes(PRODUCT, int(conjunctions.sum()))
-    # an edge of a conjunction hangs its child and literals there; an edge of a disjunction is a product of its own
-    holder = node[nnf.parents]
-    holder[branch] = draft.nodes(PRODUCT, branch.size)
-    draft.edges(node[nnf.parents[branch]], holder[branch])
-    draft.edges(holder, node[nnf.children])
-    draft.edges(holder[nnf.edge_of], draft.literal(np.abs(nnf.literals) - 1, (nnf.literals > 0).astype(np.int64)))
-    every = np.frombuffer(np.packbits(np.arange(64 * words) < m, bitorder="little").tobytes(), dtype="<u8")
+    node = draft.nodes(SUM, sums.num_nodes)
+    products = draft.nodes(PRODUCT, sums.owner.size)
     root = draft.nodes(PRODUCT, 1)
     draft.edges(root, node[:1])
-    _free_products(draft, np.append(holder[branch], root), np.vstack([gap, every & ~scope[0]]))
+    draft.edges(node[sums.owner], products)
+    draft.edges(products[sums.holder], node[sums.child])
+    literals = draft.literal(np.abs(sums.literals) - 1, (sums.literals > 0).astype(np.int64))
+    draft.edges(products[sums.literal_holder], literals)
+    every = np.frombuffer(np.packbits(np.arange(64 * words) < m, bitorder="little").tobytes(), dtype="<u8")
+    gap = np.vstack([scope[sums.owner] & ~below, every & ~scope[0]])
+    _free_products(draft, np.append(products, root), gap)
     return draft.finish(int(root[0]))
 
 
-def _literal_sets(nnf: _Nnf, words: int) -> Words:
-    """Variables of the literals beside each edge as bits, uint64[E, words]."""
-    sets = np.zeros((nnf.parents.size, words), dtype="<u8")
-    variable = np.abs(nnf.literals) - 1
-    np.bitwise_or.at(sets, (nnf.edge_of, variable >> 6), np.uint64(1) << (variable & 63).astype(np.uint64))
-    if int(np.bitwise_count(sets).sum()) != nnf.literals.size:
-        raise ValueError("a repeated literal beside an edge")
-    return sets
+def _scopes(sums: _Sums, words: int) -> tuple[Words, Words]:
+    """Variables below nodes and branches as bits, uint64[N, words] and uint64[B, words].
+
+    Raises:
+        ValueError: a product is not decomposable, or the edges have a cycle.
+    """
+    scope = np.zeros((sums.num_nodes, words), dtype="<u8")
+    below = np.zeros((sums.owner.size, words), dtype="<u8")
+    variable = np.abs(sums.literals) - 1
+    place = sums.literal_holder * words + (variable >> 6)
+    np.bitwise_or.at(below.ravel(), place, np.uint64(1) << (variable & 63).astype(np.uint64))
+    level = levels_of(sums.owner[sums.holder], sums.child, sums.num_nodes)
+    steps = np.arange(int(level.max(initial=0)) + 2)
+    branches = _by_level(level[sums.owner], sums.owner, steps.size, sums.num_nodes)
+    edges = _by_level(level[sums.owner[sums.holder]], sums.holder, steps.size, sums.owner.size)
+    first_branch = np.searchsorted(level[sums.owner[branches]], steps)
+    first_edge = np.searchsorted(level[sums.owner[sums.holder[edges]]], steps)
+    for number in steps[:-1]:
+        taken = edges[first_edge[number] : first_edge[number + 1]]
+        if taken.size:
+            holder, sets = _union(sums.holder[taken], scope[sums.child[taken]])
+            below[holder] |= sets
+        own = branches[first_branch[number] : first_branch[number + 1]]
+        if own.size:
+            owner, sets = _union(sums.owner[own], below[own])
+            scope[owner] = sets
+    parts = np.bincount(sums.holder, weights=_sizes(scope)[sums.child], minlength=sums.owner.size)
+    parts += np.bincount(sums.literal_holder, minlength=sums.owner.size)
+    if (parts != _sizes(below)).any():
+        raise ValueError("a product is not decomposable")
+    return scope, below
 
 
-def _scopes(nnf: _Nnf, beside: Words) -> Words:
-    """Variables below each node as bits, uint64[N, words]; checks that products are decomposable."""
-    scope = np.zeros((nnf.tags.size, beside.shape[1]), dtype="<u8")
-    level = levels_of(nnf.parents, nnf.children, nnf.tags.size)
-    order = stable_order(nnf.parents, nnf.tags.size)
-    order = order[stable_order(level[nnf.parents[order]], int(level.max(initial=0)) + 1)]
-    parents, children, sets = nnf.parents[order], nnf.children[order], beside[order]
-    bounds = np.searchsorted(level[parents], np.arange(1, int(level.max(initial=0)) + 2))
-    is_and = nnf.tags == ord("a")
-    for a, b in itertools.pairwise(bounds):
-        below = scope[children[a:b]]
-        if (below & sets[a:b]).any():
-            raise ValueError("a product is not decomposable")
-        below |= sets[a:b]
-        first = np.flatnonzero(np.append(True, parents[a + 1 : b] != parents[a : b - 1]))
-        owner = parents[a:b][first]
-        scope[owner] = np.bitwise_or.reduceat(below, first, axis=0)
-        parts = np.add.reduceat(np.bitwise_count(below).sum(axis=1, dtype=np.int64), first)
-        whole = np.bitwise_count(scope[owner]).sum(axis=1, dtype=np.int64)
-        if (is_and[owner] & (parts != whole)).any():
-            raise ValueError("a product is not decomposable")
-    return scope
+def _by_level(level: Ints, key: Ints, levels: int, size: int) -> Ints:
+    """The order by level, then by key 0..size-1."""
+    order = stable_order(key, size)
+    return order[stable_order(level[order], levels)]
+
+
+def _union(owner: Ints, sets: Words) -> tuple[Ints, Words]:
+    """Owners, each once, and the union of the sets of each; those of one owner stand together."""
+    first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
+    return owner[first], np.bitwise_or.reduceat(sets, first, axis=0)
+
+
+def _sizes(sets: Words) -> Ints:
+    return np.bitwise_count(sets).sum(axis=1, dtype=np.int64)
 
 
 def _free_products(draft: Draft, holders: Ints, sets: Words) -> None:
-    """Give each holder the product of the free variables of its set; equal sets, and equal bytes of sets, are shared."""
-    some = sets.any(axis=1)
-    holders, octets = holders[some], np.ascontiguousarray(sets[some]).view(np.uint8)
-    width = octets.shape[1]
+    """Give each holder the free variables of its set: one variable as it is, several as a product.
+
+    Equal sets, and equal bytes of sets, are shared.
+    """
+    octets = np.ascontiguousarray(sets).view(np.uint8)
+    size = _sizes(sets)
+    single = np.flatnonzero(size == 1)
+    number, place = np.nonzero(octets[single])
+    variable = place * 8 + np.bitwise_count(octets[single[number], place] - 1)
+    draft.edges(holders[single[number]], draft.literal(variable, np.full(variable.size, -1)))
+    several = size > 1
+    holders, octets = holders[several], octets[several]
     if not holders.size:
         return
+    width = octets.shape[1]
     distinct, which = np.unique(octets.view(f"V{width}").ravel(), return_inverse=True)
     octets = distinct.view(np.uint8).reshape(-1, width)
     gaps = draft.nodes(PRODUCT, len(octets))

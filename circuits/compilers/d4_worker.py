@@ -30,6 +30,14 @@ def main(folder: str) -> int:
 
     settings = json.loads(py_d4.dump_options_to_json(py_d4.OptionDpllStyleMethod()))
     settings["cache"]["bucket"].update(sizeFirstPage=str(PAGE_BYTES), sizeAdditionalPage=str(PAGE_BYTES))
+    for place, value in problem["settings"].items():
+        *groups, name = place.split(".")
+        group = settings
+        for part in groups:
+            group = group[part]
+        if name not in group:  # d4 would ignore it
+            raise KeyError(place)
+        group[name] = value
     options = py_d4.load_options_from_json(json.dumps(settings))
     result = py_d4.Solver(os.path.join(folder, "in.cnf"), options).compile()
     sys.stderr.write(f"nodes {result.getNbNodes()} edges {result.getNbEdges()}\n")

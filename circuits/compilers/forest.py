@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neurosym.circuits.compilers.arrays import csr
+from neurosym.circuits.compilers.arrays import grouped
 from neurosym.circuits.compilers.clauses import Cnf, Ints, distinct
 from neurosym.circuits.compilers.runs import TermRuns
 
@@ -102,7 +102,7 @@ def _runs(parent: Ints, depth: Ints, closed: NDArray[np.bool_]) -> TermRuns:
     size = [1] * (m + 1)
     for v in bottom_up:
         size[above[v]] += size[v]
-    offsets, order = csr(parent[:m], m + 1)
+    offsets, order = grouped(parent[:m], np.arange(m), m + 1)
     ends, below = offsets.tolist(), order.tolist()
     start = [0] * (m + 1)
     for v in [m, *reversed(bottom_up)]:  # the empty path is row 0, then depth first

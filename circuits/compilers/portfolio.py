@@ -7,7 +7,6 @@ over a vtree read off the clauses. Libraries in C run in processes that are kill
 
 from __future__ import annotations
 
-import heapq
 import math
 import os
 import threading
@@ -29,6 +28,7 @@ from neurosym.circuits.compilers.eliminate import compile_elimination
 from neurosym.circuits.compilers.runs import TermRuns, runs_to_ir
 from neurosym.circuits.compilers.sdd import compile_sdd
 from neurosym.circuits.compilers.terms import MAX_ENTRIES, DisjointTerms, find_runs
+from neurosym.circuits.compilers.width import minimum_degrees
 from neurosym.circuits.errors import CompileLimit
 from neurosym.circuits.factors import Factor
 from neurosym.circuits.ir import CircuitIR, CircuitTooLarge
@@ -330,25 +330,11 @@ def elimination_entries(cnf: Cnf, limit: int) -> int:
     """Entries of all tables of variable elimination by minimum degree; some number above ``limit`` where it passes it."""
     if cnf.lengths.max(initial=0) > ELIMINATION_WIDTH:
         return limit + 1
-    near: dict[int, set[int]] = {v: set() for v in range(1, cnf.num_variables + 1)}
-    for clause in cnf.clauses():
-        for literal in clause:
-            near[abs(literal)].update(map(abs, clause))
-    for v, around in near.items():
-        around.discard(v)
-    heap = [(len(around), v) for v, around in near.items()]
-    heapq.heapify(heap)
     total = 0
-    while heap and total <= limit:
-        degree, v = heapq.heappop(heap)
-        if v not in near or degree != len(near[v]):
-            continue
+    for degree in minimum_degrees(cnf):
         if degree > ELIMINATION_WIDTH:
             return limit + 1
         total += 2 << degree
-        around = near.pop(v)
-        for u in around:
-            near[u] |= around
-            near[u] -= {u, v}
-            heapq.heappush(heap, (len(near[u]), u))
+        if total > limit:
+            break
     return total

@@ -126,7 +126,7 @@ def test_random_3cnf_is_fast_and_agrees_between_compilers() -> None:
     assert len(counts) == 1
     start = time.process_time()
     done = compile_cnf(three_cnf(random.Random(1), 75, 3.0))
-    assert time.process_time() - start < 3.0  # 0.1 s beside d4's own 0.15 s
+    assert time.process_time() - start < 3.0  # 0.04 s beside d4's own 0.1 s
     assert done.compiler == "d4"
     assert count_models(done.ir) == 198674260  # d4's own count of this instance
 
