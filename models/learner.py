@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from neurosym.models.concept_net import ConceptNet
+from neurosym.models.outputs import predicate_probabilities
+from neurosym.models.robust_losses import consistency, set_size
 
 
 def concept_weights(matrix: np.ndarray, class_counts: np.ndarray, limit: float = 10.0) -> tuple[Tensor, Tensor]:
@@ -61,6 +64,26 @@ def augment(
     return ((moved - mean) * gain + mean + offset).clamp_(0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Robustness:
+    """Losses beside those of the labels; see :mod:`neurosym.models.robust_losses`.
+
+    Attributes:
+        draws: noise draws of each image in a step; at least 2 for consistency.
+        consistency: weight of the loss on draws that disagree.
+        set_size: weight of the size of robust sets at ``alpha`` and ``radius``, through ``circuit`` (None: class
+            probabilities as they are), from ``start`` (a share of all steps) on.
+    """
+
+    draws: int = 1
+    consistency: float = 0.0
+    set_size: float = 0.0
+    alpha: float = 0.05
+    radius: float = 0.0
+    circuit: nn.Module | None = None
+    start: float = 0.5
+
+
 class ConceptLearner(pl.LightningModule):
     """Cross-entropy on the classes plus class-balanced binary cross-entropy on the concepts, under noise sigma.
 
@@ -73,6 +96,7 @@ class ConceptLearner(pl.LightningModule):
         class_counts: int ``[K]``, training images of each class.
         sigma: standard deviation of the noise, in units of pixels scaled to [0, 1].
         mirror: images may be mirrored.
+        robustness: losses for certification; none by default.
     """
 
     def __init__(
@@ -88,6 +112,7 @@ class ConceptLearner(pl.LightningModule):
         ema: float = 0.998,
         seed: int = 0,
         mirror: bool = False,
+        robustness: Robustness | None = None,
         progress: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         super().__init__()
@@ -105,6 +130,7 @@ class ConceptLearner(pl.LightningModule):
         self.register_buffer("positive", positive, persistent=False)
         self.register_buffer("negative", negative, persistent=False)
         self.progress, self.mirror = progress, mirror
+        self.robustness = robustness or Robustness()
         self._generator: torch.Generator | None = None
 
     def _noise(self) -> torch.Generator:
@@ -127,8 +153,25 @@ class ConceptLearner(pl.LightningModule):
         images, labels = batch
         generator = self._noise()
         images = augment(images, generator, mirror=self.mirror)
-        noise = torch.randn(images.shape, generator=generator, device=images.device)
-        return self.loss(self.model(images + self.sigma * noise), labels)
+        draws = self.robustness.draws
+        noise = torch.randn((draws, *images.shape), generator=generator, device=images.device)
+        logits = self.model((images + self.sigma * noise).flatten(0, 1))
+        total = self.loss(logits, labels.repeat(draws))
+        return total + self._certification(logits.unflatten(0, (draws, len(images))), labels)
+
+    def _certification(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What the certificate adds to the loss; ``logits`` [M, B, K + L]."""
+        asked, classes = self.robustness, self.model.num_classes
+        total = logits.new_zeros(())
+        if asked.consistency:
+            total = total + asked.consistency * consistency(logits, classes)
+        if asked.set_size and self.global_step >= asked.start * self.trainer.estimated_stepping_batches:
+            q = predicate_probabilities(logits.flatten(0, 1), classes, "categorical")
+            if asked.circuit is not None:
+                q = asked.circuit(q)
+            q = q[:, :classes].unflatten(0, logits.shape[:2])
+            total = total + asked.set_size * set_size(q, labels, asked.alpha, asked.radius / self.sigma)
+        return total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         # A short memory at first: the average of a young network is worth little.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -34,6 +34,26 @@ QUIET = ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilit
 VALIDATIONS = 6  # validation passes spread over a training
 VALIDATION_BATCH = 256
 GRADIENT_CLIP = 1.0
+
+
+class RobustSection(BaseModel):
+    """Losses for certification, beside those of the labels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    draws: int = Field(default=2, ge=1, description="noise draws of each image in a step")
+    consistency: float = Field(default=0.0, ge=0, description="weight of the disagreement of draws")
+    set_size: float = Field(default=0.0, ge=0, description="weight of the size of robust sets")
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="error of those sets")
+    radius: float = Field(default=0.25, ge=0, description="L2 radius of those sets")
+    circuit: Literal["none", "rules", "exclusive"] = Field(default="none", description="reasoning before the sets")
+    start: float = Field(default=0.5, ge=0, le=1, description="share of the steps before sets count")
+
+    @model_validator(mode="after")
+    def _enough(self) -> RobustSection:
+        if self.consistency and self.draws < 2:
+            raise ValueError("consistency compares draws of one image; set draws to 2 or more")
+        return self
 
 
 class TrainConfig(BaseModel):
@@ -56,9 +76,16 @@ class TrainConfig(BaseModel):
     )
     width: int = Field(default=16, ge=4)
     seed: int = Field(default=0, ge=0, lt=2**32)
+    robust: RobustSection | None = Field(default=None, description="losses for certification")
     validation: float = Field(default=0.1, gt=0, lt=1, description="share of tracks held out for validation")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, description="CPU threads")
+
+    @model_validator(mode="after")
+    def _noise_for_sets(self) -> TrainConfig:
+        if self.robust is not None and self.robust.set_size and not self.sigma:
+            raise ValueError("robust.set_size measures sets under noise; give a sigma above 0")
+        return self
 
 
 def load_train_config(path: str | Path) -> TrainConfig:
@@ -226,15 +253,28 @@ class _Progress:
             print(f"epoch {epoch:3d}/{self.epochs}  {self.seconds:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
+def _circuit(kb: KnowledgeBase, name: str) -> Any:
+    """The reasoning layer of the loss; categorical classes, as the class head is one softmax."""
+    if name == "none":
+        return None
+    from neurosym.circuits import CircuitLayer, compile
+
+    return CircuitLayer(compile(kb, circuit=name, class_kind="categorical"), check=False)
+
+
 def _fit(config: TrainConfig, data: _Data, device: torch.device, progress: _Progress) -> ConceptLearner:
     """Build network, learner and trainer, and train; the metrics of the last validation stay in the learner."""
     import pytorch_lightning as pl
 
-    from neurosym.models.learner import ConceptLearner
+    from neurosym.models.learner import ConceptLearner, Robustness
 
     pl.seed_everything(config.seed, verbose=False)
     kb, size = data.kb, data.images.images.shape[-1]
     model = ConceptNet(kb.classes, kb.concepts, image_size=size, trunk=config.trunk, width=config.width)
+    robust = None
+    if config.robust is not None:
+        asked = config.robust.model_dump(exclude={"circuit"})
+        robust = Robustness(**asked, circuit=_circuit(kb, config.robust.circuit))
     learner = ConceptLearner(
         model.to(memory_format=torch.channels_last),
         class_concept_matrix(kb),
@@ -245,6 +285,7 @@ def _fit(config: TrainConfig, data: _Data, device: torch.device, progress: _Prog
         concept_loss=config.concept_loss,
         seed=config.seed,
         mirror=config.views == "objects",
+        robustness=robust,
         progress=progress,
     )
     trainer = pl.Trainer(
