@@ -200,6 +200,8 @@ def _parse(text: bytes) -> _Nnf:
     parents, children = numbers[edge] - 1, numbers[edge + 1] - 1
     if edge.size and (min(parents.min(), children.min()) < 0 or max(parents.max(), children.max()) >= ids.size):
         raise ValueError("an edge to an unknown node")
+    if ((tags == ord("t")) | (tags == ord("f")))[parents].any():
+        raise ValueError("a constant with children")
     is_literal = np.ones(numbers.size, dtype=bool)
     is_literal[ends] = is_literal[starts] = is_literal[edge + 1] = False
     return _Nnf(tags, parents, children, numbers[is_literal], length[~is_node] - 2)

@@ -1,7 +1,7 @@
 """Clauses to circuits: the right compiler for each connected component, under one limit of time and memory.
 
-Unit propagation first; variables that no clause is left for are free. Then for each component, in this order: disjoint
-terms (no search, linear time), variable elimination where its tables are small, d4 where it is installed, and an SDD
+Unit propagation first; variables that no clause is left for are free. Then for each component, in this order: a single
+clause and disjoint terms (no search, linear time), variable elimination where its tables are small, d4 where it is installed, and an SDD
 over a vtree read off the clauses. Libraries in C run in processes that are killed at the limit.
 """
 
@@ -24,6 +24,7 @@ from neurosym.circuits.compilers.cache import Cache
 from neurosym.circuits.compilers.clauses import Cnf, Ints, components, propagate_units
 from neurosym.circuits.compilers.combine import combine
 from neurosym.circuits.compilers.d4 import MEMORY_BYTES, compile_d4, d4_installed
+from neurosym.circuits.compilers.disjunction import disjunction_ir
 from neurosym.circuits.compilers.eliminate import compile_elimination
 from neurosym.circuits.compilers.runs import TermRuns, runs_to_ir
 from neurosym.circuits.compilers.sdd import compile_sdd
@@ -274,6 +275,8 @@ def _compile_all(cnfs: list[Cnf], limits: _Limits) -> list[_Block]:
 
 def _easy(cnf: Cnf, limits: _Limits) -> _Block | None:
     if limits.compiler in ("auto", "terms"):
+        if cnf.num_clauses == 1:
+            return _Block(disjunction_ir(cnf.literals, cnf.num_variables), None, "terms")
         runs = find_runs(cnf)
         if runs is not None:
             return _Block(runs_to_ir(runs), runs, "terms")

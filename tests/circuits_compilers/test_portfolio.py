@@ -243,6 +243,7 @@ def test_the_dialect_of_d4(text: bytes, count: int) -> None:
         b"o 1 0\no 2 0\n1 2 0\n2 1 0\n",
         b"a 1 0\nt 2 0\n1 2 1 0\n1 2 1 0\n",
         b"o 2 0\n",
+        b"o 1 0\nf 2 0\nt 3 0\n1 3 1 0\n2 3 2 0\n",
     ],
 )
 def test_damaged_output_of_d4_is_a_limit_not_a_wrong_circuit(text: bytes) -> None:
