@@ -32,6 +32,9 @@ LARGEST_GAIN_32 = 40.0
 """... in float32."""
 MOST_VARIABLES = 900
 """Up to so many variables the number of worlds is a float64."""
+SLACK = 2.0**-20
+"""Sums of two weights within 1/2 and 1 + SLACK, as p and 1 - p in float32, need no scaling: values grow by a factor of
+(1 + SLACK)^m at most."""
 FEW_ROWS = 16
 """So few rows go to log space at once when the plain range does not hold them."""
 
@@ -341,11 +344,10 @@ class Evaluator:
 def normalise(weights: Weights) -> tuple[Weights, Tensor | None]:
     """Weights with pos + neg = 1, and what they were divided by, [B, m]; None if they nearly were so before."""
     total = weights.pos + weights.neg
-    eps = torch.finfo(total.dtype).eps
     if not total.numel():
         return weights, None
     least, most = torch.aminmax(total)
-    if float(most) <= 1 + 4 * eps and float(least) >= 0.5:
+    if float(most) <= 1 + SLACK and float(least) >= 0.5:
         return weights, None
     # a variable of which both literals weigh nothing leaves no world, whatever it is divided by
     total = torch.where(total > 0, total, 1.0)

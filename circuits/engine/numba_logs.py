@@ -11,11 +11,9 @@ import math
 
 import numpy as np
 
+from neurosym.circuits.engine.evaluate import SLACK
 from neurosym.circuits.engine.numba_loops import Array, _downward, _jit, _upward
 from neurosym.circuits.engine.term_loops import aligned
-
-SLACK = 2.0**-20
-"""Sums of two weights within 1/2 and 1 + SLACK need no scaling: no value of a circuit can grow much above 1."""
 
 
 @_jit
