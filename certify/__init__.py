@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neurosym.certify.classifier import RobustConformalClassifier as RobustConformalClassifier
+    from neurosym.certify.conformal.classifier import ConformalClassifier as ConformalClassifier
     from neurosym.certify.coverage import CoverageBound as CoverageBound
     from neurosym.certify.coverage import certified_coverage as certified_coverage
     from neurosym.certify.coverage import empirical_coverage as empirical_coverage
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "classifier": ("RobustConformalClassifier",),
+    "conformal.classifier": ("ConformalClassifier",),
     "coverage": ("CoverageBound", "certified_coverage", "empirical_coverage", "set_sizes"),
     "evidence": (
         "BoxEvidence",
