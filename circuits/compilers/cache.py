@@ -88,6 +88,19 @@ class Cache:
         except _DAMAGE:
             return None
 
+    def require_writable(self) -> None:
+        """Make the folder, and a file in it that goes at once: better an error before a long compilation than after it.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
+
     def put(
         self,
         canonical: Cnf,
@@ -115,7 +128,11 @@ class Cache:
         try:
             _write(path, buffer.getvalue())
         except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}; name another folder as cache") from None
+            raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written: {error.strerror}; name another folder as cache")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neurosym.circuits.compilers.arrays import Ints, ranges
 from neurosym.circuits.factors import Factor, group_factor, rule_factor
 from neurosym.errors import InputError
 from neurosym.logic.cnf import to_cnf_direct
@@ -25,8 +26,6 @@ MAX_VARIABLES = 10_000_000
 """Largest number of variables: a literal such as 10**9 is a mistake, not a problem of that size."""
 MAX_GROUP = 3_000
 """Largest group written as pairwise clauses (4.5 million of them)."""
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +322,9 @@ def components(cnf: Cnf) -> list[tuple[Ints, Cnf]]:
     first = variable[np.repeat(cnf.offsets[:-1], cnf.lengths)]
     size = cnf.num_variables + 1
     label = _labels(first, variable, size)
-    used = np.unique(variable)
+    seen = np.zeros(size, dtype=bool)
+    seen[variable] = True
+    used = np.flatnonzero(seen)
     order = used[np.argsort(label[used], kind="stable")]
     cut = np.flatnonzero(np.diff(label[order])) + 1
     blocks = sorted(np.split(order, cut), key=lambda block: int(block[0]))
@@ -335,11 +336,10 @@ def components(cnf: Cnf) -> list[tuple[Ints, Cnf]]:
     owner = rank[variable[cnf.offsets[:-1]]]
     sequence = np.argsort(owner, kind="stable")
     bounds = np.searchsorted(owner[sequence], np.arange(len(blocks) + 1))
-    local = np.where(cnf.literals > 0, place[variable], -place[variable])
-    out = []
-    for number, block in enumerate(blocks):
-        rows = sequence[bounds[number] : bounds[number + 1]]
-        spans = [local[cnf.offsets[r] : cnf.offsets[r + 1]] for r in rows.tolist()]
-        lengths = cnf.lengths[rows]
-        out.append((block, Cnf(int(block.size), np.concatenate(spans), _ends(lengths))))
-    return out
+    lengths = cnf.lengths[sequence]
+    offsets = _ends(lengths)
+    local = np.where(cnf.literals > 0, place[variable], -place[variable])[ranges(cnf.offsets[sequence], lengths)]
+    return [
+        (block, Cnf(int(block.size), local[offsets[a] : offsets[b]], offsets[a : b + 1] - offsets[a]))
+        for block, (a, b) in zip(blocks, itertools.pairwise(bounds.tolist()), strict=True)
+    ]

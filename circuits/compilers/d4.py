@@ -16,6 +16,7 @@ import importlib.util
 import json
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,17 +69,20 @@ def compile_d4(
     stats: dict[str, object] = {"compiler": "d4", "variables": cnf.num_variables, "clauses": cnf.num_clauses}
     if (cnf.lengths == 0).any():
         return Draft(cnf.num_variables).finish(ZERO)
+    deadline = time.monotonic() + max_seconds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in.cnf").write_bytes(dimacs(cnf))
+        changed = settings(cnf)
+        left = deadline - time.monotonic()
         problem = {
-            "max_seconds": max(max_seconds, 0.0),
+            "max_seconds": max(left, 0.0),
             "memory_bytes": memory_bytes,
             "max_edges": 8 * max_nodes,
-            "settings": settings(cnf),
+            "settings": changed,
         }
         (folder / "problem.json").write_text(json.dumps(problem))
-        _run(folder, max_seconds, memory_bytes, stats, stop)
+        _run(folder, left, memory_bytes, stats, stop)
         text = (folder / "out.nnf").read_bytes()
     ir = read_d4(text, cnf.num_variables)
     if ir.num_nodes > max_nodes:

@@ -125,15 +125,17 @@ def compile_cnf(
     Args:
         cnf: clauses, also as lists of DIMACS literals.
         compiler: ``auto`` chooses for each component; a name insists on that one.
-        max_seconds: wall-clock limit in all.
+        max_seconds: wall-clock limit in all. Outside of it are steps in time linear in what they read or write, which
+            are not broken off: bringing the clauses into order (about a second for a million literals), reading back a
+            circuit that was finished in time (about a second for a million nodes), and writing it to the cache.
         max_nodes: limit on the nodes of the circuit.
         max_memory: bytes of address space of each compiler process.
         minimise: let the SDD compiler search for a better vtree when it has finished, within the time limit.
         cache: folder of compiled circuits; default: the environment variable NEUROSYM_CACHE, if it is set.
 
     Raises:
-        InputError: a bad literal, an unknown compiler, one that is not installed, or limits that are no limits; and for
-            ``terms``, clauses that are not of that form.
+        InputError: a bad literal, an unknown compiler, one that is not installed, limits that are no limits, or a cache
+            that cannot be written; and for ``terms``, clauses that are not of that form.
         CompileLimit: a limit was reached; its statistics tell how far it got.
     """
     start = time.monotonic()
@@ -154,6 +156,7 @@ def compile_cnf(
         if found is not None and found.ir.num_nodes <= max_nodes:
             statistics = {**found.statistics, "cached": True}
             return CompiledCnf(found.ir, found.terms, found.compiler, time.monotonic() - start, statistics)
+        store.require_writable()
     try:
         done = _compile(clauses, _Limits(compiler, start + max_seconds, max_nodes, max_memory, minimise))
     except CompileLimit as limit:
@@ -256,11 +259,10 @@ def _compile_all(cnfs: list[Cnf], limits: _Limits) -> list[_Block]:
     if not hard:
         return [found[number] for number in range(len(cnfs))]
     if limits.compiler in ("terms", "elimination"):
-        cnf = cnfs[hard[0]]
-        stats = {"variables": cnf.num_variables, "clauses": cnf.num_clauses}
+        size = _size(cnfs[hard[0]])
         if limits.compiler == "terms":
-            raise InputError(f"the clauses are not disjoint terms ({stats}); use compiler 'auto'")
-        raise CompileLimit("variable elimination would make too large tables", stats)
+            raise InputError(f"the clauses are not disjoint terms ({size}); use compiler 'auto'")
+        raise CompileLimit("variable elimination would make too large tables", size)
     stop = threading.Event()
     with ThreadPoolExecutor(min(len(hard), os.cpu_count() or 1)) as pool:
         jobs = {number: pool.submit(_hard, cnfs[number], limits, stop) for number in hard}
@@ -273,15 +275,23 @@ def _compile_all(cnfs: list[Cnf], limits: _Limits) -> list[_Block]:
     return [found[number] for number in range(len(cnfs))]
 
 
+def _size(cnf: Cnf) -> dict[str, object]:
+    return {"variables": cnf.num_variables, "clauses": cnf.num_clauses}
+
+
 def _easy(cnf: Cnf, limits: _Limits) -> _Block | None:
     if limits.compiler in ("auto", "terms"):
         if cnf.num_clauses == 1:
+            if 8 * cnf.num_variables > limits.max_nodes:
+                raise CompileLimit(f"the limit of {limits.max_nodes} nodes was reached", _size(cnf))
             return _Block(disjunction_ir(cnf.literals, cnf.num_variables), None, "terms")
-        runs = find_runs(cnf)
+        runs = find_runs(cnf, limits.deadline)
         if runs is not None:
             return _Block(runs_to_ir(runs), runs, "terms")
     entries = max(ELIMINATION_ENTRIES, ENTRIES_A_VARIABLE * cnf.num_variables)
-    if limits.compiler == "elimination" or (limits.compiler == "auto" and elimination_entries(cnf, entries) <= entries):
+    if limits.compiler == "elimination" or (
+        limits.compiler == "auto" and elimination_entries(cnf, entries, limits.deadline) <= entries
+    ):
         try:
             variables = range(cnf.num_variables)
             ir = compile_elimination(clause_factors(cnf), variables, limits.max_nodes, limits.deadline)
@@ -294,6 +304,8 @@ def _easy(cnf: Cnf, limits: _Limits) -> _Block | None:
 def _hard(cnf: Cnf, limits: _Limits, stop: threading.Event) -> _Block:
     """A compiler in a process of its own."""
     memory = limits.max_memory
+    if limits.left <= 0:
+        raise CompileLimit("the time limit was reached", _size(cnf))
     if limits.compiler == "d4" or (limits.compiler == "auto" and d4_installed()):
         share = 1.0 if limits.compiler == "d4" else D4_SHARE
         try:
@@ -329,12 +341,16 @@ def clause_factors(cnf: Cnf) -> list[Factor]:
     return factors
 
 
-def elimination_entries(cnf: Cnf, limit: int) -> int:
-    """Entries of all tables of variable elimination by minimum degree; some number above ``limit`` where it passes it."""
+def elimination_entries(cnf: Cnf, limit: int, deadline: float = math.inf) -> int:
+    """Entries of all tables of variable elimination by minimum degree; some number above ``limit`` where it passes it.
+
+    Raises:
+        CompileLimit: the deadline (``time.monotonic``) has passed.
+    """
     if cnf.lengths.max(initial=0) > ELIMINATION_WIDTH:
         return limit + 1
     total = 0
-    for degree in minimum_degrees(cnf):
+    for degree in minimum_degrees(cnf, deadline):
         if degree > ELIMINATION_WIDTH:
             return limit + 1
         total += 2 << degree

@@ -17,13 +17,15 @@ of some row has neither a true literal nor a conflict, the answer is None.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurosym.circuits.compilers.clauses import Cnf, Ints
+from neurosym.circuits.compilers.clauses import Cnf, Ints, distinct
 from neurosym.circuits.compilers.forest import find_forest
 from neurosym.circuits.compilers.runs import TermRuns, runs_of_terms, runs_to_ir
 from neurosym.circuits.factors import Factor
@@ -87,12 +89,15 @@ def find_terms(cnf: Cnf, max_entries: int = MAX_ENTRIES) -> DisjointTerms | None
     return DisjointTerms(runs.dense(), np.zeros(runs.num_terms))
 
 
-def find_runs(cnf: Cnf) -> TermRuns | None:
-    """Like :func:`find_terms`, with the terms run-length encoded: hierarchies of any size."""
+def find_runs(cnf: Cnf, deadline: float = math.inf) -> TermRuns | None:
+    """Like :func:`find_terms`, with the terms run-length encoded: hierarchies of any size.
+
+    None also where the propagation is not finished at the deadline (``time.monotonic``).
+    """
     runs = find_forest(cnf)
     if runs is not None:
         return runs
-    terms = _find_dense(cnf, MAX_DENSE_VARIABLES * (MAX_DENSE_VARIABLES + 1))
+    terms = _find_dense(cnf, MAX_DENSE_VARIABLES * (MAX_DENSE_VARIABLES + 1), deadline)
     return None if terms is None else runs_of_terms(terms.terms, terms.log_constants)
 
 
@@ -124,7 +129,7 @@ def terms_to_ir(terms: DisjointTerms) -> CircuitIR:
     return runs_to_ir(runs_of_terms(terms.terms, terms.log_constants))
 
 
-def _find_dense(cnf: Cnf, max_entries: int) -> DisjointTerms | None:
+def _find_dense(cnf: Cnf, max_entries: int, deadline: float = math.inf) -> DisjointTerms | None:
     m = cnf.num_variables
     lengths = cnf.lengths
     if (lengths == 0).any():
@@ -143,7 +148,7 @@ def _find_dense(cnf: Cnf, max_entries: int) -> DisjointTerms | None:
     # true by construction: (-a | ...) with a in S, since rows hold what a true a implies and excludes
     settled = np.zeros(cnf.num_clauses, dtype=bool)
     settled[lengths == 2] = (inside[np.abs(first)] & (first < 0)) | (inside[np.abs(second)] & (second < 0))
-    done = _propagate(rows, cnf.select(~settled))
+    done = _propagate(rows, cnf.select(~settled), deadline)
     if done is None:
         return None
     return DisjointTerms(np.ascontiguousarray(done.T), np.zeros(done.shape[1]))
@@ -230,15 +235,15 @@ def _candidates(m: int, chosen: Ints, implied: NDArray[np.bool_], excluded: NDAr
     return rows
 
 
-def _propagate(rows: NDArray[np.int8], cnf: Cnf) -> NDArray[np.int8] | None:
+def _propagate(rows: NDArray[np.int8], cnf: Cnf, deadline: float) -> NDArray[np.int8] | None:
     """Unit propagation in every column of ``rows`` (int8[m, K], changed), columns with a conflict removed.
 
-    None if some clause stays undecided in some column.
+    None if some clause stays undecided in some column, or is at the deadline.
     """
     lengths = cnf.lengths
     step = max(1, MAX_STEP // rows.shape[1])
     groups = []
-    for n in np.unique(lengths).tolist():
+    for n in distinct(lengths).tolist():
         starts = cnf.offsets[:-1][lengths == n][:, None]
         groups += [cnf.literals[starts[i : i + step] + np.arange(n)] for i in range(0, starts.size, step)]
     work = 0
@@ -250,6 +255,8 @@ def _propagate(rows: NDArray[np.int8], cnf: Cnf) -> NDArray[np.int8] | None:
         dead = np.zeros(rows.shape[1], dtype=bool)
         kept = []
         for clauses in groups:
+            if time.monotonic() > deadline:
+                return None
             open_clauses, loose, moved = _step(rows, clauses, dead)
             undecided, changed = undecided or loose, changed or moved
             if open_clauses.size:
