@@ -125,3 +125,26 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     with np.load(path, allow_pickle=False) as archive:
         for name in archive.files:
             assert archive[name].dtype != object
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_compiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(*_: object) -> None:
+        raise AssertionError("compiled first")
+
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr(portfolio, "_compile", compiled)
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        compile_cnf([[1, 2]], cache=blocked / "cache")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(AssertionError, match="compiled first"):
+        compile_cnf([[1, 2]], cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_hit_needs_no_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_cnf([[1, 2], [3, 4]], cache=tmp_path)
+    monkeypatch.setattr(Cache, "require_writable", lambda _: pytest.fail("asked to write"))
+    assert compile_cnf([[1, 2], [3, 4]], cache=tmp_path).statistics["cached"]
