@@ -6,8 +6,8 @@ Evidence is exact conditioning: the weight of the literal that contradicts it be
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neurosym.circuits.columns import Columns
 from neurosym.circuits.compile import as_compiled, check_probabilities
-from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Part, working
+from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, Component, Part, working
 from neurosym.circuits.errors import InconsistentEvidence
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
@@ -29,12 +29,14 @@ class Selection:
     """A part with the literal weights of a batch.
 
     Attributes:
+        kb: the rules.
         part: the distribution that the query is about.
         pos, neg: weights with the evidence in them, working precision, [..., V].
         dtype: of the probabilities that came in, and of real-valued answers.
         evidence: whether there was any (for messages).
     """
 
+    kb: KnowledgeBase
     part: Part
     pos: Tensor
     neg: Tensor
@@ -57,6 +59,34 @@ class Selection:
         """NaN if a rule without predicates rules out every world, otherwise 0: added to answers."""
         return math.nan if self.part.log_constant == -math.inf else 0.0
 
+    @property
+    def batch(self) -> torch.Size:
+        """Shape of the rows."""
+        return self.pos.shape[:-1]
+
+    def components(self) -> Iterator[tuple[Component, Tensor, Tensor]]:
+        """The components with their literal weights, [..., m] each."""
+        for component in self.part.components:
+            yield component, component.columns.take(self.pos), component.columns.take(self.neg)
+
+    def given(self, known: Tensor) -> Selection:
+        """The same under evidence [..., V], int64 as in :func:`evidence_tensor`."""
+        pos, neg = clamp(self.pos, self.neg, known)
+        return replace(self, pos=pos, neg=neg, evidence=True)
+
+    def answer(self, found: Tensor, entries: int = 0) -> Tensor:
+        """An answer in the precision that came in.
+
+        Args:
+            found: [...] and ``entries`` more dimensions; NaN in rows without a world.
+
+        Raises:
+            InconsistentEvidence: such a row; names it.
+        """
+        empty = found.isnan()
+        self.refuse(empty.flatten(-entries).any(dim=-1) if entries else empty)
+        return found.to(self.dtype)
+
     def refuse(self, empty: Tensor) -> None:
         """Raise for the first true entry of ``empty`` (bool[...], rows without a world).
 
@@ -65,6 +95,11 @@ class Selection:
         """
         if bool(empty.any()):
             raise InconsistentEvidence(int(empty.reshape(-1).nonzero()[0]), self.where)
+
+
+def base_of(knowledge: KnowledgeBase | CompiledKnowledge) -> KnowledgeBase:
+    """The rules, compiled or not."""
+    return knowledge.kb if isinstance(knowledge, CompiledKnowledge) else knowledge
 
 
 def select_part(compiled: CompiledKnowledge, part: str | int | None) -> Part:
@@ -101,10 +136,8 @@ def prepare(
     compiled = as_compiled(knowledge, circuit, class_kind)
     p = check_probabilities(p, compiled.kb.num_predicates)
     pos, neg = compiled.literal_weights(working(p))
-    if evidence is not None:
-        known = evidence_tensor(compiled.kb, evidence).to(p.device)
-        pos, neg = clamp(pos, neg, known)
-    return Selection(select_part(compiled, part), pos, neg, p.dtype, evidence is not None)
+    chosen = Selection(compiled.kb, select_part(compiled, part), pos, neg, p.dtype, False)
+    return chosen if evidence is None else chosen.given(evidence_tensor(compiled.kb, evidence).to(p.device))
 
 
 def clamp(pos: Tensor, neg: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -238,11 +238,10 @@ def entropy(
         InconsistentEvidence: no world of positive probability.
     """
     chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
-    total = chosen.pos.new_full(chosen.pos.shape[:-1], chosen.void)
+    total = chosen.pos.new_full(chosen.batch, chosen.void)
     for unit, take, add in pieces(chosen):
         total = total + add(_entropy(unit, (take(chosen.pos), take(chosen.neg), None)))
-    chosen.refuse(total.isnan())
-    return total.to(chosen.dtype)
+    return chosen.answer(total)
 
 
 def cross_entropy(
@@ -294,8 +293,7 @@ def _compare(
     total = a[0].new_full(shape[:-1], of.void)
     for unit, take, add in pieces(of):
         total = total + add(measure(unit, (take(a[0]), take(a[1]), None), (take(b[0]), take(b[1]), None)))
-    of.refuse(total.isnan())
-    return total.to(of.dtype)
+    return of.answer(total)
 
 
 def joint_distribution(
@@ -317,20 +315,15 @@ def joint_distribution(
         InconsistentEvidence: no world of positive probability.
     """
     chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
-    kb = knowledge.kb if isinstance(knowledge, CompiledKnowledge) else knowledge
-    ids = [kb.index(name) for name in predicates]
+    ids = [chosen.kb.index(name) for name in predicates]
     if len(ids) > MAX_JOINT or len(set(ids)) < len(ids):
         raise InputError(f"joint distribution of {list(predicates)}: name up to {MAX_JOINT} different predicates")
-    batch, k = chosen.pos.shape[:-1], len(ids)
+    batch, k = chosen.batch, len(ids)
     table = chosen.pos.new_full((*batch, *(1,) * k), 1.0 + chosen.void)
-    for component in chosen.part.components:
+    for component, pos, neg in chosen.components():
         own = [i for i, v in enumerate(ids) if v in component.variables]
-        found = circuit_joint_distribution(
-            component.circuit,
-            component.columns.take(chosen.pos),
-            component.columns.take(chosen.neg),
-            [component.variables.index(ids[i]) for i in own],
-        )
+        places = [component.variables.index(ids[i]) for i in own]
+        found = circuit_joint_distribution(component.circuit, pos, neg, places)
         table = table * found.reshape(*batch, *(2 if i in own else 1 for i in range(k)))
     free = set(chosen.free.ids)
     for i, v in enumerate(ids):
@@ -338,8 +331,7 @@ def joint_distribution(
             both = torch.stack([chosen.neg[..., v], chosen.pos[..., v]], dim=-1)
             share = both / both.sum(dim=-1, keepdim=True)
             table = table * share.reshape(*batch, *(2 if j == i else 1 for j in range(k)))
-    chosen.refuse(table.isnan().reshape(*batch, -1).any(dim=-1))
-    return table.to(chosen.dtype)
+    return chosen.answer(table, k)
 
 
 def mutual_information(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neurosym.circuits.circuit import Circuit
 from neurosym.circuits.component import CircuitName, ClassKind, CompiledKnowledge, working
-from neurosym.circuits.queries.evidence import Evidence, circuit_weights, prepare
+from neurosym.circuits.queries.evidence import Evidence, base_of, circuit_weights, prepare
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase
 
@@ -92,10 +92,6 @@ def _coefficients(kb: KnowledgeBase, given: Coefficients) -> Tensor:
     return row
 
 
-def _base(knowledge: KnowledgeBase | CompiledKnowledge) -> KnowledgeBase:
-    return knowledge.kb if isinstance(knowledge, CompiledKnowledge) else knowledge
-
-
 def expectation(
     knowledge: KnowledgeBase | CompiledKnowledge,
     p: Tensor,
@@ -118,18 +114,16 @@ def expectation(
         InconsistentEvidence: no world of positive probability.
     """
     chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
-    given = _coefficients(_base(knowledge), coefficients).to(chosen.pos)
-    total = chosen.pos.new_full(chosen.pos.shape[:-1], chosen.void)
-    for component in chosen.part.components:
-        take = component.columns.take
-        total = total + (component.marginals(take(chosen.pos), take(chosen.neg)) * take(given)).sum(dim=-1)
+    given = _coefficients(chosen.kb, coefficients).to(chosen.pos)
+    total = chosen.pos.new_full(chosen.batch, chosen.void)
+    for component, pos, neg in chosen.components():
+        total = total + (component.marginals(pos, neg) * component.columns.take(given)).sum(dim=-1)
     free = chosen.free
-    share = free.take(chosen.pos) / (free.take(chosen.pos) + free.take(chosen.neg))
-    total = total + (share * free.take(given)).sum(dim=-1)
-    chosen.refuse(total.isnan())
-    return total.to(chosen.dtype)
+    on, off = free.take(chosen.pos), free.take(chosen.neg)
+    return chosen.answer(total + (on / (on + off) * free.take(given)).sum(dim=-1))
 
 
+@torch.no_grad()
 def covariance(
     knowledge: KnowledgeBase | CompiledKnowledge,
     p: Tensor,
@@ -146,29 +140,26 @@ def covariance(
         coefficients: [K, V]; None for the predicates themselves (K = V). Others and errors as for :func:`expectation`.
     """
     chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
-    pos, neg = chosen.pos.detach(), chosen.neg.detach()
-    v = pos.shape[-1]
-    rows = None if coefficients is None else _check_width(coefficients, v).detach().to(pos)
+    v = chosen.kb.num_predicates
+    rows = None if coefficients is None else _check_width(coefficients, v).to(chosen.pos)
     k = v if rows is None else rows.shape[0]
-    total = pos.new_full((*pos.shape[:-1], k, k), chosen.void)
-    for component in chosen.part.components:
-        take = component.columns.take
-        own = circuit_covariance(component.circuit, take(pos), take(neg), None if rows is None else take(rows))
+    total = chosen.pos.new_full((*chosen.batch, k, k), chosen.void)
+    for component, pos, neg in chosen.components():
+        own = circuit_covariance(component.circuit, pos, neg, None if rows is None else component.columns.take(rows))
         if rows is None:
             ids = torch.tensor(component.variables, device=pos.device)
             total[..., ids[:, None], ids] = own
         else:
             total = total + own
     free = chosen.free
-    on, off = free.take(pos), free.take(neg)
+    on, off = free.take(chosen.pos), free.take(chosen.neg)
     spread = on * off / (on + off) ** 2
     if rows is None:
-        ids = torch.tensor(free.ids, dtype=torch.int64, device=pos.device)
+        ids = torch.tensor(free.ids, dtype=torch.int64, device=total.device)
         total[..., ids, ids] = spread
     else:
         total = total + (free.take(rows) * spread[..., None, :]) @ free.take(rows).t()
-    chosen.refuse(total.isnan().flatten(-2).any(dim=-1))
-    return total.to(chosen.dtype)
+    return chosen.answer(total, 2)
 
 
 def variance(
@@ -186,6 +177,6 @@ def variance(
     Args:
         coefficients: by name, or a tensor [V]. Others and errors as for :func:`expectation`.
     """
-    row = _coefficients(_base(knowledge), coefficients)
+    row = _coefficients(base_of(knowledge), coefficients)
     found = covariance(knowledge, p, row.reshape(1, -1), circuit, class_kind, part=part, evidence=evidence)
     return found[..., 0, 0].clamp_min(0.0)

@@ -72,10 +72,7 @@ def log_wmc(
         InputError: see :func:`neurosym.circuits.compile.check_probabilities`; several parts and none named.
     """
     chosen = prepare(knowledge, p, circuit, class_kind, part)
-    total = chosen.pos.new_full(chosen.pos.shape[:-1], chosen.part.log_constant)
-    for component in chosen.part.components:
-        total = total + component.log_count(component.columns.take(chosen.pos), component.columns.take(chosen.neg))
-    return total.to(chosen.dtype)
+    return _log_count(chosen).to(chosen.dtype)
 
 
 def conditionals(
@@ -136,7 +133,7 @@ def mpe(
 
     with torch.no_grad():
         world = _assemble(chosen, pick, lambda a, b: (a > b)[None])[0]
-        weight = joint_log_count(chosen, *clamp(chosen.pos, chosen.neg, world.to(torch.int64)))
+        weight = joint_log_count(chosen.given(world.to(torch.int64)))
     return MostProbable(world=world, log_weight=weight.to(chosen.dtype))
 
 
@@ -195,11 +192,10 @@ def log_evidence(
         InconsistentEvidence: no world of positive probability even without the evidence.
     """
     chosen = prepare(knowledge, p, circuit, class_kind, part)
-    kb = knowledge.kb if isinstance(knowledge, CompiledKnowledge) else knowledge
-    total = joint_log_count(chosen, chosen.pos, chosen.neg)
+    total = joint_log_count(chosen)
     chosen.refuse(total == -torch.inf)
-    known = evidence_tensor(kb, evidence).to(p.device)
-    return (joint_log_count(chosen, *clamp(chosen.pos, chosen.neg, known)) - total).to(chosen.dtype)
+    known = evidence_tensor(chosen.kb, evidence).to(p.device)
+    return (joint_log_count(chosen.given(known)) - total).to(chosen.dtype)
 
 
 def log_probability(
@@ -238,18 +234,22 @@ def _assemble(
     chosen.refuse((free.take(pos) + free.take(neg) <= 0).any(dim=-1))
     shape = world.shape
     flat = world.reshape(shape[0], math.prod(shape[1:-1]), v)
-    for component in chosen.part.components:
-        rows = [as_rows(component.columns.take(weight)) for weight in (pos, neg)]
-        flat = component.columns.put(flat, pick(component, rows[0], rows[1]))
+    for component, on, off in chosen.components():
+        flat = component.columns.put(flat, pick(component, as_rows(on), as_rows(off)))
     if chosen.part.log_constant == -torch.inf:
         raise InconsistentEvidence(0, chosen.where)
     return flat.reshape(shape)
 
 
-def joint_log_count(chosen: Selection, pos: Tensor, neg: Tensor) -> Tensor:
-    """Log weighted count of a part over all predicates, free ones too, [..., V] -> [...]; differentiable."""
-    total = pos.new_full(pos.shape[:-1], chosen.part.log_constant)
-    for component in chosen.part.components:
-        total = total + component.log_count(component.columns.take(pos), component.columns.take(neg))
+def _log_count(chosen: Selection) -> Tensor:
+    """Log weighted count of a part over the predicates in its rules, [...]; differentiable."""
+    total = chosen.pos.new_full(chosen.batch, chosen.part.log_constant)
+    for component, pos, neg in chosen.components():
+        total = total + component.log_count(pos, neg)
+    return total
+
+
+def joint_log_count(chosen: Selection) -> Tensor:
+    """Log weighted count of a part over all predicates, free ones too, [...]; differentiable."""
     free = chosen.free
-    return total + (free.take(pos) + free.take(neg)).log().sum(dim=-1)
+    return _log_count(chosen) + (free.take(chosen.pos) + free.take(chosen.neg)).log().sum(dim=-1)
