@@ -192,20 +192,21 @@ def _kept_runs(
         lead += extra[::RUN]
     run = np.maximum((lead <= threshold[:, None]).sum(axis=1) - 1, 0)
     row = np.arange(b)
-    inside = -runs[row, run].astype(np.float64)
+    inside = np.negative(runs[row, run], dtype=np.float64)
     scores = np.cumsum(inside, axis=1)
+    inside *= 1.0 - u[:, None]
     scores -= inside
-    scores += u[:, None] * inside + before[row, run][:, None]
     if extra is not None:
         scores += extra.reshape(-1, RUN)[run]
-    next_lead = np.where(run + 1 < lead.shape[1], lead[row, np.minimum(run + 1, lead.shape[1] - 1)], np.inf)
+    rest = threshold - before[row, run]
+    count = (scores <= rest[:, None]).sum(axis=1)
+    # the scores increase, so those next to the threshold are the last one kept and the first one not kept
+    last = scores[row, np.maximum(count, 1) - 1] - rest
+    following = lead[row, np.minimum(run + 1, lead.shape[1] - 1)] - threshold
+    first = np.where(count < RUN, scores[row, np.minimum(count, RUN - 1)] - rest, following)
     size = before[:, -1] + 1.0 if extra is None else before[:, -1] + 1.0 + extra[-1]
     slack = 8.0 * (width + RUN) * np.finfo(np.float64).eps * size
-    with np.errstate(invalid="ignore"):  # inf - inf: no score is near an infinite threshold
-        scores -= threshold[:, None]
-        count = run * RUN + (scores <= 0.0).sum(axis=1)
-        gap = np.minimum(np.abs(scores).min(axis=1), np.abs(next_lead - threshold))
-    return count, gap <= slack
+    return run * RUN + count, np.minimum(np.abs(last), np.abs(first)) <= slack
 
 
 def _kept_steps(top: np.ndarray, u: np.ndarray, threshold: np.ndarray, weight: float, classes: int) -> np.ndarray:
