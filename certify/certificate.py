@@ -136,9 +136,9 @@ def _calibration_table(arrays: Mapping[str, np.ndarray]) -> CalibrationTable:
     extra: dict[str, Any] = {}
     if "votes" in arrays:
         extra["votes"] = np.asarray(arrays["votes"]).astype(int).tolist()
-    for side in ("lower", "upper"):
-        if side in arrays:
-            extra[side] = _hex_rows(np.asarray(arrays[side]))
+    for name in ("lower", "upper", "probs", "logits"):
+        if name in arrays:
+            extra[name] = _hex_rows(np.asarray(arrays[name]))
     if "uniforms" in arrays:
         extra["uniforms"] = [float(value).hex() for value in arrays["uniforms"]]
     return CalibrationTable(
@@ -221,6 +221,7 @@ def build_certificate(
         score=calibrated.score,
         alpha=str(calibrated.alpha),
         radius=str(calibrated.radius),
+        norm=calibrated.norm,  # type: ignore[arg-type]  # pydantic checks the literal
         sigma=str(calibrated.sigma),
         trials=int(calibrated.trials),
         n=int(calibrated.n),
@@ -366,9 +367,10 @@ def to_calibrated(certificate: Certificate) -> Calibrated:
         arrays["votes"] = np.array(table.votes, dtype=np.int64)
     if table.uniforms is not None:
         arrays["uniforms"] = np.array([float.fromhex(text) for text in table.uniforms], dtype=np.float64)
-    for side, rows in (("lower", table.lower), ("upper", table.upper)):
+    for name in ("lower", "upper", "probs", "logits"):
+        rows = getattr(table, name)
         if rows is not None:
-            arrays[side] = np.array([[float.fromhex(text) for text in row] for row in rows], dtype=np.float64)
+            arrays[name] = np.array([[float.fromhex(text) for text in row] for row in rows], dtype=np.float64)
     derived: dict[str, Any] = {name: _value(value) for name, value in certificate.derived.items()}
     layer = certificate.reasoning
     return Calibrated(
@@ -391,4 +393,5 @@ def to_calibrated(certificate: Certificate) -> Calibrated:
             "bound": layer.bound,
         },
         notes=tuple(certificate.notes),
+        norm=certificate.norm,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from neurosym.certify.evidence import Evidence
 from neurosym.certify.exact import Number, decimal
-from neurosym.certify.methods import METHODS, method
+from neurosym.certify.methods import BOXED, CATALOGUE, MEANS, METHODS, method
 from neurosym.certify.reasoning import Bound, Circuit, Reasoning
 from neurosym.certify.records import Calibrated
 from neurosym.errors import InputError
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from neurosym.logic.knowledge import KnowledgeBase
 
 EmptyPolicy = Literal["keep", "top1"]
+METHOD_OPTIONS = {
+    "rscp": ("cells",),
+    "rscp_plus": ("cells", "holdout"),
+    "cas": ("cells", "at", "band", "asymptotic"),
+}
 
 
 def fill_empty(sets: np.ndarray, preference: np.ndarray) -> np.ndarray:
@@ -28,11 +34,24 @@ def fill_empty(sets: np.ndarray, preference: np.ndarray) -> np.ndarray:
     return filled
 
 
+def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The further options of a method.
+
+    Raises:
+        InputError: one that ``calibrate`` of the method does not take.
+    """
+    known = METHOD_OPTIONS.get(name, ())
+    for option in options:
+        if option not in known:
+            raise InputError(f"options: method {name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
+    return dict(options)
+
+
 class RobustConformalClassifier:
     """Prediction sets that keep their coverage under l2 attacks.
 
     Args:
-        method: ``vanilla``, ``rcp1``, ``bincp`` or ``colep``.
+        method: a name of ``methods.CATALOGUE``.
         alpha: total error, exact decimal (text or number).
         radius: l2 radius of the attack, in the input units of ``sigma``.
         knowledge: rules over the predicates, or None.
@@ -45,7 +64,9 @@ class RobustConformalClassifier:
         bound: ``exact`` or ``decoupled`` (colep).
         p: BinCP's share; None chooses it on tuning evidence, or takes ``bincp.DEFAULT_P``.
         trials_test: noise draws at test, those of the calibration by default.
-        clean, attacked: budget items of bincp and colep; a twentieth of alpha each by default.
+        clean, attacked: budget items of bincp, colep, rscp_plus and cas; a twentieth of alpha each by default.
+        norm: distance of the attack, ``l2`` or ``linf``, for methods on boxes; None takes that of the evidence.
+        options: further options of rscp, rscp_plus and cas, e.g. ``{"at": "test"}``; see ``calibrate`` of the method.
         empty: ``keep`` empty sets, or ``top1`` to give them their most plausible label (only adds labels).
     """
 
@@ -66,7 +87,9 @@ class RobustConformalClassifier:
         trials_test: int | None = None,
         clean: Number | None = None,
         attacked: Number | None = None,
+        norm: str | None = None,
         empty: EmptyPolicy = "keep",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if method not in METHODS:
             raise InputError(f"method: {method!r}; choose one of {', '.join(METHODS)}")
@@ -78,12 +101,16 @@ class RobustConformalClassifier:
             raise InputError(f"knowledge: {knowledge!r} is no KnowledgeBase; give KnowledgeBase.from_yaml(...)")
         if bound not in ("exact", "decoupled"):
             raise InputError(f"bound: {bound!r}; choose exact or decoupled")
+        norms = CATALOGUE[method].norms
+        if norm is not None and norm not in norms:
+            raise InputError(f"norm: {norm!r}; method {method} is proved for {' and '.join(norms)} only")
         if empty not in ("keep", "top1"):
             raise InputError(f"empty: {empty!r}; choose keep or top1")
         self.method, self.alpha, self.radius, self.knowledge = method, alpha, radius, knowledge
         self.score, self.circuit, self.sigma, self.seed, self.scale = score, circuit, sigma, seed, scale
         self.bound, self.p, self.trials_test, self.empty = bound, p, trials_test, empty
-        self.clean, self.attacked = clean, attacked
+        self.clean, self.attacked, self.norm = clean, attacked, norm
+        self.options = checked_options(method, options or {})
         self.calibrated: Calibrated | None = None
         self.reasoning: Reasoning | None = None
         self.tuned: Tuned | None = None
@@ -105,13 +132,24 @@ class RobustConformalClassifier:
         options: dict[str, Any] = {"score": self.score, "seed": self.seed, "reasoning": self.reasoning}
         if self.method in ("bincp", "colep"):
             options |= {"trials_test": self.trials_test, "clean": self.clean, "attacked": self.attacked}
+        if self.method in MEANS:
+            options |= self._means_options()
         if self.method == "colep":
             options["bound"] = self.bound
         if self.method == "bincp" and p is not None:
             options["p"] = p
+        if self.method in BOXED:
+            options["norm"] = self.norm
         made = method(self.method).calibrate(evidence, y, alpha=self.alpha, radius=self.radius, **options)
         self.calibrated = made
         return self
+
+    def _means_options(self) -> dict[str, Any]:
+        """RSCP pays for no noise draw, so it takes no items; the further options are those of the method's module."""
+        found: dict[str, Any] = {"trials_test": self.trials_test}
+        if self.method != "rscp" and not self.options.get("asymptotic"):
+            found |= {"clean": self.clean, "attacked": self.attacked}
+        return found | self.options
 
     def _check_sigma(self, evidence: Evidence) -> None:
         found = getattr(evidence, "sigma", None)

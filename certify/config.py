@@ -83,6 +83,7 @@ class CertifyConfig(_Section):
     bound: Literal["exact", "decoupled"] = "exact"
     alpha: Decimal = "0.1"
     radius: Decimal = "0.25"
+    norm: Literal["l2", "linf"] = Field(default="l2", description="distance of the radius; linf for vrcp_i and vrcp_c")
     sigma: Decimal = "0.25"
     trials: int = Field(default=256, ge=1, description="noise draws for each image")
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -14,8 +14,9 @@ Proof. ``P(W = 1) <= P(Z = 1) + b (1 - P(Z = 1))``, and L <= P(W = 1) except wit
 Ideal sets. BinCP: ``{y : P_e(s(x + e, y) <= q) >= p}`` with the p of ``k = ceil(p M)``; W = 1 if the Clopper-Pearson lower
 limit at b of the true label's votes, shifted by -r, is >= p. COLEP from votes: ``{y : s_y(A(pi(x))) <= q}`` with the vote
 probabilities pi; W = 1 if the supremum of the true label's score over the box from Clopper-Pearson limits at b/Sg a side,
-shifted by -+r, is <= q. COLEP from boxes: the set of the point itself; W is exact (b = 0). Vanilla: radius 0 only, b = 0.
-RCP1 predicts from one random draw and has no un-enlarged deterministic set: None.
+shifted by -+r, is <= q. COLEP from boxes: the set of the point itself; W is exact (b = 0). VRCP-I: the ordinary set
+``{y : s_y(p(x)) <= q}``, whose worst case is the supremum over the box (b = 0). Vanilla: radius 0 only, b = 0.
+RCP1 predicts from one random draw, and VRCP-C has no bounds at test: None.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 from neurosym.certify.checks import check_labels
 from neurosym.certify.confidence import NUDGE, clopper_pearson, clopper_pearson_lower, clopper_pearson_upper
 from neurosym.certify.exact import Number, to_text
-from neurosym.certify.methods import colep
+from neurosym.certify.methods import colep, vrcp_i
 from neurosym.certify.quantile import level
 from neurosym.certify.reasoning import Reasoning
 from neurosym.certify.records import Calibrated
@@ -37,6 +38,7 @@ from neurosym.errors import InputError
 
 EVALUATION_FAILURE = "0.05"
 POINT_FAILURE = "0.001"
+UNCERTIFIED = ("rcp1", "vrcp_c", "rscp", "rscp_plus", "cas")  # no certificate of a set that is not enlarged
 
 
 @dataclass(frozen=True)
@@ -159,14 +161,14 @@ def certified_points(
     point_failure: Number = POINT_FAILURE,
     reasoning: Reasoning | None = None,
 ) -> np.ndarray | None:
-    """W for each point, bool ``[n]``; None for RCP1.
+    """W for each point, bool ``[n]``; None for RCP1 and VRCP-C.
 
     Args:
         observation: of *clean* evaluation points, as ``observe`` of the method returns it.
         radius: another radius than the calibration's (not for boxes, which hold for one radius).
     """
     asked = calibrated.radius if radius is None else radius
-    if calibrated.method == "rcp1":
+    if calibrated.method in UNCERTIFIED:
         return None
     if calibrated.method == "vanilla":
         if radius_over_sigma(asked, 1) != 0:
@@ -174,6 +176,9 @@ def certified_points(
         worst = observation["scores"]
     elif calibrated.method == "bincp":
         return _bincp_points(calibrated, observation, labels, asked, point_failure)
+    elif calibrated.method == "vrcp_i":
+        colep.same_radius(calibrated.radius, asked)
+        worst = vrcp_i.label_scores(calibrated, observation, reasoning, top=True)
     else:
         worst = _colep_worst(calibrated, observation, asked, point_failure, reasoning)
     truth = check_labels(labels, *worst.shape)
@@ -228,7 +233,7 @@ def certified_coverage(
     )
     if kept is None:
         return None
-    deterministic = calibrated.method == "vanilla" or "lower" in calibrated.calibration
+    deterministic = calibrated.method in ("vanilla", "vrcp_i") or "lower" in calibrated.calibration
     b: Number = 0 if deterministic else point_failure
     asked = calibrated.radius if radius is None else radius
     return CoverageBound(

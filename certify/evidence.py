@@ -21,8 +21,15 @@ if TYPE_CHECKING:
     import torch
 
 ClassKind = Literal["binary", "categorical"]
+NORMS = ("l2", "linf")
 LEVELS = 65536  # probabilities under noise live on the grid (k + 1/2) / 65536, exact in float32
 CACHE_BLOCK = 1 << 22  # numbers in one block of cached samples
+
+
+def check_norm(norm: str) -> None:
+    """Refuse a distance that no bound is known for."""
+    if norm not in NORMS:
+        raise InputError(f"field 'norm': {norm!r}; write {' or '.join(NORMS)}")
 
 
 class _Record:
@@ -114,7 +121,11 @@ class VoteEvidence(_Record):
 
 @dataclass(frozen=True, eq=False)
 class BoxEvidence(_Record):
-    """Deterministic bounds of the probabilities over an attack ball: ``lower``, ``upper`` float64 ``[n, V]``."""
+    """Deterministic bounds of the probabilities over an attack ball: ``lower``, ``upper`` float64 ``[n, V]``.
+
+    ``probs`` float64 ``[n, V]``, if given, are the answers at the points themselves, inside the bounds. ``norm`` is the
+    distance of the ball, ``l2`` or ``linf``.
+    """
 
     lower: np.ndarray
     upper: np.ndarray
@@ -123,6 +134,8 @@ class BoxEvidence(_Record):
     labels: np.ndarray | None = None
     class_kind: ClassKind = "binary"
     num_classes: int = 0
+    probs: np.ndarray | None = None
+    norm: str = "l2"
 
     def __post_init__(self) -> None:
         lower, upper = probabilities("lower", self.lower), probabilities("upper", self.upper)
@@ -131,6 +144,14 @@ class BoxEvidence(_Record):
         refuse_rows("lower", lower, lower > upper, "is above 'upper'", "swap the bounds")
         if not np.isfinite(self.radius) or self.radius < 0:
             raise InputError(f"field 'radius': {self.radius} is not a number >= 0")
+        check_norm(self.norm)
+        if self.probs is not None:
+            probs = probabilities("probs", self.probs)
+            if probs.shape != lower.shape:
+                raise InputError(f"field 'probs': shape {probs.shape} differs from that of 'lower', {lower.shape}")
+            outside = (probs < lower) | (probs > upper)
+            refuse_rows("probs", probs, outside, "is outside its bounds", "bound the network that gives the answers")
+            object.__setattr__(self, "probs", probs)
         object.__setattr__(self, "lower", lower)
         object.__setattr__(self, "upper", upper)
         self._finish(*lower.shape)
@@ -140,7 +161,9 @@ class BoxEvidence(_Record):
         return int(self.lower.shape[0])
 
     def take(self, rows: np.ndarray) -> BoxEvidence:
-        return replace(self, lower=self.lower[rows], upper=self.upper[rows], labels=_taken(self.labels, rows))
+        probs = None if self.probs is None else self.probs[rows]
+        labels = _taken(self.labels, rows)
+        return replace(self, lower=self.lower[rows], upper=self.upper[rows], labels=labels, probs=probs)
 
 
 @dataclass(frozen=True, eq=False)

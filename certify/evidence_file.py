@@ -22,6 +22,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "scores": ("sigma",),
 }
 _KINDS = {"probs": ProbEvidence, "votes": VoteEvidence, "lower": BoxEvidence, "scores": ScoreEvidence}
+_OPTIONAL: dict[str, tuple[str, ...]] = {"lower": ("probs", "norm")}
 _COMMON = ("predicates", "labels", "class_kind", "num_classes")
 
 
@@ -55,7 +56,8 @@ def load_evidence(path: str | Path) -> FileEvidence:
     """Read an evidence file.
 
     Fields: ``predicates`` str[V], optional ``labels`` int[n], ``class_kind``, ``num_classes``, and exactly one of
-    ``probs`` | ``votes, trials, sigma`` | ``lower, upper, radius`` | ``scores, sigma``.
+    ``probs`` | ``votes, trials, sigma`` | ``lower, upper, radius`` (and, if known, ``probs`` and ``norm``) |
+    ``scores, sigma``.
 
     Raises:
         InputError: one line naming the file, the field and the row at fault.
@@ -64,6 +66,8 @@ def load_evidence(path: str | Path) -> FileEvidence:
     fields = _read(path)
     try:
         found = [main for main in _FIELDS if main in fields or (main == "lower" and "upper" in fields)]
+        if found == ["probs", "lower"]:  # boxes may bring the answers at the points themselves
+            found = ["lower"]
         if len(found) != 1:
             have = " and ".join(f"'{f}'" for f in found) or "none"
             raise InputError(f"found {have}; give exactly one of 'probs', 'votes', 'lower'+'upper', 'scores'")
@@ -71,7 +75,7 @@ def load_evidence(path: str | Path) -> FileEvidence:
         for name in ("predicates", *wanted):
             if name not in fields:
                 raise InputError(f"field '{name}' is missing; add it ('{found[0]}' needs {', '.join(wanted)})")
-        unknown = sorted(set(fields) - set(wanted) - set(_COMMON))
+        unknown = sorted(set(fields) - set(wanted) - set(_OPTIONAL.get(found[0], ())) - set(_COMMON))
         if unknown:
             raise InputError(f"field '{unknown[0]}' is unknown beside '{found[0]}'; remove or rename it")
         return _build(found[0], fields)
@@ -101,6 +105,10 @@ def _build(kind: str, fields: dict[str, np.ndarray]) -> FileEvidence:
             rest[name] = int(trials)
         else:
             rest[name] = _scalar(name, fields)
+    if "probs" in _OPTIONAL.get(kind, ()) and "probs" in fields:
+        rest["probs"] = fields["probs"]
+    if "norm" in _OPTIONAL.get(kind, ()) and "norm" in fields:
+        rest["norm"] = str(fields["norm"])
     return _KINDS[kind](**rest, **common)
 
 
@@ -118,6 +126,9 @@ def save_evidence(path: str | Path, evidence: FileEvidence) -> None:
     for main, kind in _KINDS.items():
         if isinstance(evidence, kind):
             fields = {name: np.asarray(getattr(evidence, name)) for name in (main, *_FIELDS[main])}
+            for name in _OPTIONAL.get(main, ()):
+                if getattr(evidence, name) is not None:
+                    fields[name] = np.asarray(getattr(evidence, name))
             break
     else:
         raise InputError(f"{type(evidence).__name__}: only probabilities, votes, boxes and scores can be saved")

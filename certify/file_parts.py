@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurosym.certify.evidence import in_words
+from neurosym.certify.methods import BOXED
 from neurosym.certify.predicting import read_evidence
 from neurosym.certify.study import Split, split_rows
 from neurosym.errors import InputError
@@ -30,6 +31,7 @@ class FileOptions:
     radius: str = "0"
     seed: int = 0
     tune: float = 0.2
+    norm: str | None = None
 
 
 def file_parts(cal: Path, test: Path | None, kb: KnowledgeBase | None, options: FileOptions) -> tuple[Any, Any, Split]:
@@ -49,7 +51,7 @@ def file_parts(cal: Path, test: Path | None, kb: KnowledgeBase | None, options: 
         split = split_rows(calibration.n, options.seed, share, 0.5 * (1 - share))
         return calibration, calibration.take(split.test), split
     evaluated = read_evidence(test, kb)
-    if type(evaluated) is not type(calibration):
+    if options.method not in BOXED and type(evaluated) is not type(calibration):  # those may use two kinds
         raise InputError(
             f"{test}: holds {in_words(type(evaluated).__name__)}, but {cal} holds "
             f"{in_words(type(calibration).__name__)}; use one kind"

@@ -1,7 +1,8 @@
 """The guarantee in words: one plain sentence for each method, what it assumes, and what it does not say.
 
 Sources: split conformal prediction (Vovk, Gammerman, Shafer 2005, ch. 2); RCP1 (robust conformal prediction with a
-single binary certificate); BinCP (binarised smoothing certificates); COLEP (Kang et al., ICLR 2024). The finite
+single binary certificate); BinCP (binarised smoothing certificates); COLEP (Kang et al., ICLR 2024); VRCP (Jeary et
+al., NeurIPS 2024). The finite
 sample forms stand in the modules of the methods, the words in :mod:`neurosym.certify.verifier.wording`.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from neurosym.certify import exact
 from neurosym.certify.records import Calibrated
 from neurosym.certify.schema import GuaranteeText
-from neurosym.certify.verifier.wording import percent, words
+from neurosym.certify.verifier.wording import percent, rests_on_boxes, words
 
 __all__ = ["describe", "percent"]
 
@@ -18,5 +19,7 @@ __all__ = ["describe", "percent"]
 def describe(calibrated: Calibrated) -> GuaranteeText:
     """The guarantee of a calibrated predictor: sentence, assumptions, caveats."""
     numbers = (exact.from_text(getattr(calibrated, name), name) for name in ("alpha", "radius", "sigma"))
-    found = words(*numbers, boxes="lower" in calibrated.calibration, trivial=calibrated.trivial)
+    boxes = rests_on_boxes(calibrated.method, "lower" in calibrated.calibration)
+    limit = calibrated.method == "rscp" or bool(calibrated.derived.get("asymptotic", False))
+    found = words(*numbers, boxes=boxes, trivial=calibrated.trivial, norm=calibrated.norm, limit=limit)
     return GuaranteeText(sentence=found.sentence, assumptions=found.assumptions, caveats=found.caveats)

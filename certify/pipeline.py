@@ -74,8 +74,9 @@ def writable(out: Path) -> None:
         raise InputError(f"{out}: cannot write here ({error.strerror}); give another --out") from None
 
 
-def _settings(config: CertifyConfig) -> Settings:
-    return Settings(config.method, config.alpha, config.radius, config.score, config.circuit, config.bound, config.seed)
+def _settings(config: CertifyConfig | FileOptions) -> Settings:
+    names = ("method", "alpha", "radius", "score", "circuit", "bound", "seed", "norm")
+    return Settings(**{name: getattr(config, name) for name in names})
 
 
 def _preflight(config: CertifyConfig, settings: Settings, kb: KnowledgeBase | None) -> None:
@@ -160,9 +161,7 @@ def certify_files(cal: Path, test: Path | None, rules: Path | None, options: Fil
 
     start = time.perf_counter()
     kb = KnowledgeBase.from_yaml(rules) if rules is not None else None
-    settings = Settings(
-        options.method, options.alpha, options.radius, options.score, options.circuit, options.bound, options.seed
-    )
+    settings = _settings(options)
     calibration, evaluated, split = file_parts(cal, test, kb, options)
     files = file_hashes(cal, test)
     tuning = calibration.take(split.tune) if len(split.tune) else None
@@ -232,7 +231,7 @@ def _rules(kb: KnowledgeBase | None, predicates: tuple[str, ...], worlds: np.nda
 
 
 def _extras(source: Source, finding: Finding, plain: Finding, split: Split) -> ReportExtras:
-    """Example images: first those whose set reasoning changed, then the largest sets."""
+    """Example images: first those whose set reasoning changed, then the largest sets; features have no pictures."""
     from neurosym.certify.report import Example, ReportExtras
 
     names = source.predicates[: source.num_classes]
@@ -248,7 +247,8 @@ def _extras(source: Source, finding: Finding, plain: Finding, split: Split) -> R
         return Example(image, label, listed(plain.sets[row]), listed(finding.sets[row]))
 
     return ReportExtras(
-        title=f"Certified prediction sets: {source.images.name}", examples=[example(int(r)) for r in order]
+        title=f"Certified prediction sets: {source.images.name}",
+        examples=[example(int(r)) for r in order] if source.images.are_pixels else [],
     )
 
 
@@ -296,6 +296,7 @@ def _summary(finding: Finding, plain: Finding, split: Split, attacked: Attacked 
         "score": record.score,
         "alpha": record.alpha,
         "radius": record.radius,
+        "norm": record.norm,
         "sigma": record.sigma,
         "trials": record.trials,
         "n_tune": len(split.tune),

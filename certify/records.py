@@ -45,10 +45,12 @@ class Calibrated:
         budget: items that sum exactly to ``alpha``.
         derived: further numbers the prediction rule uses, all recomputable from the rest
             (e.g. for BinCP ``k``, ``p_lower``, ``p_shifted``, ``votes_needed``).
-        calibration: arrays the threshold came from, each with ``n`` rows: ``labels`` and either ``scores``
-            (nonconformity, float64) or ``votes`` (int64 ``[n, V]``).
+        calibration: arrays the threshold came from, each with ``n`` rows: ``labels``, ``scores`` (nonconformity,
+            float64) and the evidence that they follow from, where there is one: ``votes`` (int64 ``[n, V]``),
+            ``probs``, ``lower`` and ``upper``, or ``logits`` (float64 ``[n, V]``).
         reasoning: description of the reasoning layer: ``circuit``, ``class_kind``, ``scale``, ``bound``.
         notes: warnings that belong into the certificate.
+        norm: distance in which ``radius`` is measured: ``l2``, ``linf``, or ``score`` for moves of the score itself.
     """
 
     method: str
@@ -65,8 +67,10 @@ class Calibrated:
     calibration: Mapping[str, np.ndarray]
     reasoning: Mapping[str, str | float]
     notes: tuple[str, ...] = field(default=())
+    norm: str = "l2"
 
     @property
     def trivial(self) -> bool:
-        """True when every label is always included: no finite threshold or no votes needed."""
-        return self.rank > self.n or self.derived.get("votes_needed", 1) == 0
+        """True when every label is always included: no finite threshold, no votes needed, or no total too large."""
+        everything = self.derived.get("votes_needed", 1) == 0 or self.derived.get("keeps_all", False)
+        return self.rank > self.n or bool(everything)

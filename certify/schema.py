@@ -67,6 +67,8 @@ class CalibrationTable(_Model):
     votes: list[list[int]] | None = None
     lower: list[list[str]] | None = None
     upper: list[list[str]] | None = None
+    probs: list[list[str]] | None = None
+    logits: list[list[str]] | None = None
     uniforms: list[str] | None = None
 
 
@@ -180,6 +182,7 @@ class Certificate(_Model):
     score: str
     alpha: str
     radius: str
+    norm: Literal["l2", "linf", "score"] = "l2"
     sigma: str
     trials: int
     n: int

@@ -15,7 +15,8 @@ import numpy as np
 
 from neurosym.certify import exact
 from neurosym.certify.classifier import RobustConformalClassifier
-from neurosym.certify.coverage import CoverageBound, certified_coverage
+from neurosym.certify.coverage import UNCERTIFIED, CoverageBound, certified_coverage
+from neurosym.certify.methods import BOXED
 from neurosym.certify.quantile import smallest_n
 from neurosym.certify.radii import with_radius
 from neurosym.certify.records import Calibrated
@@ -74,6 +75,7 @@ class Settings:
     circuit: Literal["auto", "none", "rules", "exclusive"] = "auto"
     bound: Literal["exact", "decoupled"] = "exact"
     seed: int = 0
+    norm: str | None = None
 
     def classifier(self, kb: KnowledgeBase | None) -> RobustConformalClassifier:
         """What these settings ask for, not calibrated yet.
@@ -94,6 +96,7 @@ class Settings:
             self.circuit,
             seed=self.seed,
             bound=self.bound,
+            norm=self.norm,
         )
 
 
@@ -156,8 +159,8 @@ def certify_split(
 
 
 def measurable(calibrated: Calibrated) -> bool:
-    """Whether un-enlarged sets have a certified coverage: not RCP1, and vanilla only without an attacker."""
-    return calibrated.method != "rcp1" and not (
+    """Whether un-enlarged sets have a certified coverage: not RCP1 or VRCP-C; vanilla only without an attacker."""
+    return calibrated.method not in UNCERTIFIED and not (
         calibrated.method == "vanilla" and exact.from_text(calibrated.radius, "radius") != 0
     )
 
@@ -176,7 +179,7 @@ def radius_curve(finding: Finding, steps: Sequence[str] = CURVE_STEPS) -> list[C
     """Coverage, mean set size and certified coverage on the test rows at multiples of the certified radius."""
     record = finding.calibrated
     radius = exact.from_text(record.radius, "radius")
-    boxes = record.method == "colep" and "votes" not in record.calibration
+    boxes = record.method in BOXED or (record.method == "colep" and "votes" not in record.calibration)
     if radius == 0 or record.method == "vanilla" or boxes:
         return []
     labels = finding.labels
@@ -216,4 +219,6 @@ def advice(finding: Finding) -> str | None:
             conformal = next(item.amount for item in calibrated.budget if item.name == "conformal")
             needed = smallest_n(conformal)
         return f"needs n = {needed} calibration images (there are {calibrated.n})"
+    if calibrated.method in BOXED:
+        return "needs tighter bounds, a network trained for them, or a smaller radius"
     return "needs more noise draws, a larger sigma or a smaller radius"

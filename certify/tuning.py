@@ -13,14 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from neurosym.certify import draws, scores
+from neurosym.certify import draws, methods, scores
 from neurosym.certify.budget import amount
 from neurosym.certify.evidence import BoxEvidence, Evidence, SampleEvidence, VoteEvidence, in_words, votes_from_samples
 from neurosym.certify.exact import Number, to_text
-from neurosym.certify.methods import bincp, colep
+from neurosym.certify.methods import BOXED, MEANS, bincp, colep
 from neurosym.certify.quantile import conformal_rank, kth_smallest, level
 from neurosym.certify.reasoning import Bound, Reasoning
 from neurosym.certify.smoothing import rcp1_level
@@ -135,7 +137,6 @@ class _Task:
     alpha: Number
     radius: Number
     score: str
-    bound: Bound
     trials_test: int | None
     truth: np.ndarray
     fold: np.ndarray
@@ -179,24 +180,24 @@ class _Task:
         rows, every = np.concatenate(order), np.concatenate(sets, axis=1)
         return [_trial(reasoning, p, every[j], rows, self.truth) for j, p in enumerate(grid)]
 
-    def colep(self, source: VoteEvidence | BoxEvidence, reasoning: Reasoning) -> list[_Trial]:
+    def whole(self, method: ModuleType, source: Any, reasoning: Reasoning, **options: Any) -> list[_Trial]:
         """Calibrate on all folds but one, predict on that one, for each."""
         parts = []
         for f in self.folds:
             train, test = np.flatnonzero(self.fold != f), np.flatnonzero(self.fold == f)
-            made = colep.calibrate(
+            made = method.calibrate(
                 source.take(train),
                 self.truth[train],
                 alpha=self.alpha,
                 radius=self.radius,
                 reasoning=reasoning,
                 score=self.score,
-                bound=self.bound,
+                **options,
             )
             if made.trivial:
                 made = replace(made, threshold=float(made.calibration["scores"].max()))
-            seen = colep.observe(source.take(test), made, reasoning=reasoning)
-            parts.append((test, colep.predict(made, seen, reasoning=reasoning)))
+            seen = method.observe(source.take(test), made, reasoning=reasoning)
+            parts.append((test, method.predict(made, seen, reasoning=reasoning)))
         sets = np.concatenate([part for _, part in parts])
         return [_trial(reasoning, None, sets, np.concatenate([rows for rows, _ in parts]), self.truth)]
 
@@ -231,7 +232,7 @@ def tune(
         raise InputError(f"tuning split: {evidence.n} rows; give at least 4")
     truth = draws.labels_of(evidence, labels, layers[0])
     u = scores.uniforms(evidence.n, seed, TUNING_STREAM)
-    task = _Task(alpha, radius, score, bound, trials_test, truth, _folds(evidence.n, seed), u)
+    task = _Task(alpha, radius, score, trials_test, truth, _folds(evidence.n, seed), u)
     if method == "colep" and isinstance(evidence, SampleEvidence):
         evidence = votes_from_samples(evidence)
     trials: list[tuple[Reasoning, _Trial]] = []
@@ -245,7 +246,11 @@ def tune(
         elif method == "bincp":
             found = task.bincp(draws.drawn(evidence), reasoning, p_grid)
         elif method == "colep" and isinstance(evidence, VoteEvidence | BoxEvidence):
-            found = task.colep(evidence, reasoning)
+            found = task.whole(colep, evidence, reasoning, bound=bound)
+        elif method in MEANS:
+            found = task.whole(methods.method(method), draws.drawn(evidence), reasoning)
+        elif method in BOXED:
+            found = task.whole(methods.method(method), evidence, reasoning)
         else:
             raise InputError(f"method: {method!r} cannot use {in_words(type(evidence).__name__)}; give votes or boxes")
         trials += [(reasoning, item) for item in found]

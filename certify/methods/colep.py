@@ -140,7 +140,7 @@ def calibrate(
     if isinstance(source, BoxEvidence):
         return _calibrate_boxes(source, truth, alpha, radius, reasoning, kind, bound, u)
     classes = reasoning.num_classes or source.num_classes
-    votes = _aligned(reasoning, source.predicates, source.votes)
+    votes = aligned(reasoning, source.predicates, source.votes)
     values = scores.score(as_columns(reasoning).class_probabilities(votes / source.trials), kind, u)
     mine = values[np.arange(source.n), truth]
     sides = sensor_sides(reasoning, kind, classes, bound)
@@ -191,8 +191,8 @@ def _calibrate_boxes(
     u: np.ndarray,
 ) -> Calibrated:
     same_radius(source.radius, radius)
-    lower = _aligned(reasoning, source.predicates, source.lower)
-    upper = _aligned(reasoning, source.predicates, source.upper)
+    lower = aligned(reasoning, source.predicates, source.lower)
+    upper = aligned(reasoning, source.predicates, source.upper)
     mine = score_bound(reasoning, lower, upper, kind, u, bound, top=True)[np.arange(source.n), truth]
     return Calibrated(
         method="colep",
@@ -209,7 +209,14 @@ def _calibrate_boxes(
         calibration={"labels": truth, "scores": mine, "lower": lower, "upper": upper, "uniforms": u},
         reasoning=reasoning.describe(bound),
         notes=too_few(source.n, alpha),
+        norm=source.norm,
     )
+
+
+def same_norm(boxes: str, norm: str) -> None:
+    """Refuse boxes that were made for another distance."""
+    if boxes != norm:
+        raise InputError(f"field 'norm': the boxes hold for {boxes}, but {norm} is asked for; make new boxes")
 
 
 def same_radius(boxes: Number, radius: Number) -> None:
@@ -218,7 +225,8 @@ def same_radius(boxes: Number, radius: Number) -> None:
         raise InputError(f"field 'radius': the boxes hold for {boxes}, but {radius} is asked for; make new boxes")
 
 
-def _aligned(reasoning: Reasoning, predicates: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+def aligned(reasoning: Reasoning, predicates: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+    """Columns of the evidence as the rules number them."""
     columns = reasoning.columns(predicates)
     return array if columns is None else array[:, columns]
 
@@ -249,13 +257,14 @@ def observe(
         raise InputError(f"{type(source).__name__} at test, but not at calibration; give the same kind of evidence")
     if isinstance(source, BoxEvidence):
         same_radius(source.radius, calibrated.radius)
-        lower, upper = (_aligned(reasoning, source.predicates, a) for a in (source.lower, source.upper))
+        same_norm(source.norm, calibrated.norm)
+        lower, upper = (aligned(reasoning, source.predicates, a) for a in (source.lower, source.upper))
         return {"lower": lower, "upper": upper, "uniforms": u}
     same_sigma(source.sigma, calibrated)
     planned = int(calibrated.derived["trials_test"])
     if source.trials != planned:
         raise InputError(f"field 'trials': {source.trials} draws, but the calibration planned {planned} at test")
-    return {"votes": _aligned(reasoning, source.predicates, source.votes), "uniforms": u}
+    return {"votes": aligned(reasoning, source.predicates, source.votes), "uniforms": u}
 
 
 def _or_nan(reasoning: Reasoning, corner: np.ndarray) -> np.ndarray:
@@ -311,7 +320,7 @@ def layer_of(calibrated: Calibrated, observation: Mapping[str, np.ndarray], reas
     Raises:
         InputError: rules were used and are not given, or another layer than the calibration's.
     """
-    width = observation["votes" if "votes" in observation else "lower"].shape[1]
+    width = next(observation[name] for name in ("votes", "lower", "probs") if name in observation).shape[1]
     if reasoning is None:
         reasoning = Reasoning.from_description(calibrated.reasoning, None, width)
     for name, value in reasoning.describe().items():

@@ -16,6 +16,7 @@ from neurosym.certify.verifier.common import Refused, Run, array, budget, compar
 from neurosym.certify.verifier.numbers import WORK, as_decimal, limit_below, safe_range_below, shifted
 from neurosym.certify.verifier.rules import NotRederivable, read_knowledge
 from neurosym.certify.verifier.votes import only_derived
+from neurosym.certify.verifier.wording import rests_on_boxes
 
 POINT_TOLERANCE = Decimal("1e-9")  # double precision evaluation of a circuit, with room
 WIDENED = Decimal("3e-10")  # producers widen circuit bounds by 1e-10 against their own rounding
@@ -26,7 +27,12 @@ MANY_COUNTS = 2000  # up to this many draws every entry of a count table is reco
 
 def by_boxes(run: Run) -> bool:
     """Whether the evidence is intervals instead of votes."""
-    return run.certificate.calibration.lower is not None
+    return rests_on_boxes(run.certificate.method, run.certificate.calibration.lower is not None)
+
+
+def normalised_here(run: Run) -> bool:
+    """Whether class columns of a softmax are divided by their sum; the other methods take them as they are."""
+    return run.certificate.method == "colep" and by_boxes(run)
 
 
 def circuits_of(run: Run) -> Circuits:
@@ -34,8 +40,8 @@ def circuits_of(run: Run) -> Circuits:
     certificate, layer = run.certificate, run.certificate.reasoning
     classes = len(certificate.classes)
     if layer.circuit == "none":
-        # one-hot votes sum to one by themselves and are taken as they are; intervals of a softmax are normalised
-        kind = layer.class_kind if by_boxes(run) else "binary"
+        # one-hot votes sum to one by themselves and are taken as they are; COLEP's intervals of a softmax are normalised
+        kind = layer.class_kind if normalised_here(run) else "binary"
         return Circuits(None, "none", kind, classes)
     document = run.document["reasoning"]["knowledge"]
     if document is None:
@@ -135,14 +141,15 @@ def _check_tables(run: Run, sides: int, shift: Fraction) -> str:
     return f"{len(counts)} entries of each count table"
 
 
-def _uniform(texts: Sequence[str] | None, row: int) -> Decimal:
+def uniform_of(texts: Sequence[str] | None, row: int) -> Decimal:
+    """The uniform of a calibration row (1 where none are recorded)."""
     value = Decimal(1) if texts is None else Decimal(hex_value(texts[row], f"calibration.uniforms row {row}"))
     if not 0 <= value <= 1:
         raise Refused(f"calibration.uniforms row {row} is not between 0 and 1")
     return value
 
 
-def _tie(circuits: Circuits) -> Decimal:
+def tie_of(circuits: Circuits) -> Decimal:
     """How close to the threshold a label must be kept: scores may be recorded too low by half of it at most."""
     return EXACT_TIE if circuits.circuit == "none" else CIRCUIT_TIE
 
@@ -152,7 +159,8 @@ def _tight(run: Run, circuits: Circuits) -> bool:
     return circuits.circuit == "none" or run.certificate.reasoning.bound == "exact"
 
 
-def _within(recorded: float, low: Decimal, high: Decimal, row: int, tie: Decimal) -> None:
+def within(recorded: float, low: Decimal, high: Decimal, row: int, tie: Decimal) -> None:
+    """Refuse a recorded calibration score outside the range that its evidence gives."""
     if not low - tie / 2 <= Decimal(recorded) <= high + POINT_TOLERANCE:
         raise Refused(f"calibration.scores row {row} is {recorded!r}, but its evidence gives {float(low)!r}")
 
@@ -175,8 +183,8 @@ def calibration_scores(run: Run) -> str:
             wanted = range(circuits.classes) if kind in scores.K_ARY else (label,)
             p = {c: circuits.probability(c, sensors) for c in wanted}
             row_p = [p.get(c, Decimal(0)) for c in range(circuits.classes)]
-            low, high = scores.at_point(kind, row_p, label, _uniform(table.uniforms, row))
-            _within(hex_value(table.scores[row], "score"), low, high, row, _tie(circuits))
+            low, high = scores.at_point(kind, row_p, label, uniform_of(table.uniforms, row))
+            within(hex_value(table.scores[row], "score"), low, high, row, tie_of(circuits))
     return f"{len(table.labels)} scores recomputed from votes"
 
 
@@ -195,7 +203,7 @@ def _box_scores(run: Run, circuits: Circuits) -> str:
         for row, label in enumerate(table.labels):
             ends = [[hex_value(text, "interval") for text in rows[row]] for rows in (table.lower, table.upper)]
             box = _box(ends[0], ends[1], width, f"calibration row {row}")
-            value, _, closed = greatest_score(circuits, kind, box, label, _uniform(table.uniforms, row))
+            value, _, closed = greatest_score(circuits, kind, box, label, uniform_of(table.uniforms, row))
             recorded = Decimal(hex_value(table.scores[row], "score"))
             sure = closed and _tight(run, circuits)
             if recorded < value - EXACT_TIE or (sure and recorded > value + POINT_TOLERANCE):
@@ -267,7 +275,7 @@ def _judge(
     expected, optional = np.zeros(row_set.shape, dtype=bool), np.zeros(row_set.shape, dtype=bool)
     # where hard rules may leave no world, a producer must keep every label
     lenient = circuits.hard and (bool(row_set.all()) or _pins(box))
-    tie = _tie(circuits)
+    tie = tie_of(circuits)
     for label, (value, exact, closed) in enumerate(_least_scores(run, circuits, box, u)):
         if value <= threshold + tie and exact:
             expected[label] = True

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from neurosym.certify.schema import Certificate
-from neurosym.certify.verifier import certified, colep, curve, general, provenance, votes
+from neurosym.certify.verifier import certified, colep, curve, general, means, provenance, votes, vrcp
 from neurosym.certify.verifier.common import Check, Run, attempt
 from neurosym.errors import InputError
 
@@ -33,10 +33,35 @@ _BY_METHOD: dict[str, tuple[tuple[str, Work], ...]] = {
     "vanilla": (("derived numbers", votes.vanilla_numbers), ("prediction sets", votes.score_sets)),
     "rcp1": (("derived numbers", votes.rcp1_numbers), ("prediction sets", votes.score_sets)),
     "bincp": (("derived numbers", votes.bincp_numbers), ("prediction sets", votes.bincp_sets)),
+    "rscp": (
+        ("derived numbers", means.mean_numbers),
+        ("calibration scores", means.mean_scores),
+        ("prediction sets", means.total_sets),
+    ),
+    "rscp_plus": (
+        ("derived numbers", means.mean_numbers),
+        ("calibration scores", means.mean_scores),
+        ("prediction sets", means.total_sets),
+    ),
+    "cas": (
+        ("derived numbers", means.cas_numbers),
+        ("calibration scores", means.cas_scores),
+        ("prediction sets", means.cas_sets),
+    ),
     "colep": (
         ("derived numbers", colep.colep_numbers),
         ("calibration scores", colep.calibration_scores),
         ("prediction sets", colep.colep_sets),
+    ),
+    "vrcp_i": (
+        ("derived numbers", vrcp.numbers),
+        ("calibration scores", vrcp.clean_scores),
+        ("prediction sets", colep.colep_sets),
+    ),
+    "vrcp_c": (
+        ("derived numbers", vrcp.numbers),
+        ("calibration scores", vrcp.bounded_scores),
+        ("prediction sets", vrcp.clean_sets),
     ),
 }
 
@@ -104,7 +129,8 @@ def verify(path: str | Path) -> VerifyResult:
         return _no("shape", f"field {place}: {str(first['msg']).splitlines()[0]}")
     if certificate.method not in _BY_METHOD:
         return _no("shape", f"method {certificate.method!r} is not one of {', '.join(_BY_METHOD)}")
-    most = max([certificate.trials, *(x for x in certificate.derived.values() if type(x) is int)])
+    counts = (x for name, x in certificate.derived.items() if type(x) is int and name != "largest_total")
+    most = max([certificate.trials, *counts])
     if most > general.MOST_DRAWS:  # before any check starts on them
         return _no("shape", f"{most} noise draws or votes are more than the {general.MOST_DRAWS} that can be checked")
     if Path(certificate.test.file).name != certificate.test.file:

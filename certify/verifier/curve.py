@@ -30,9 +30,11 @@ def curve(run: Run) -> str:
             _rcp1(run, point)
         elif method == "bincp":
             _bincp(run, point)
-        elif method == "vanilla":
-            raise Refused("vanilla has no curve over the radius")
-    if method == "colep":
+        elif method in ("rscp", "rscp_plus", "cas") and point.certified is not None:
+            raise Refused(f"{method} claims no certified coverage, so none on the curve")
+        elif method not in ("colep", "rscp", "rscp_plus", "cas"):
+            raise Refused(f"{method} has no curve over the radius")
+    if method in ("colep", "rscp", "rscp_plus", "cas"):
         return "compared at the certificate's radius only; the other points are not re-derived"
     return f"{len(points)} radii recomputed"
 

@@ -13,10 +13,11 @@ from neurosym.certify.schema import Interval, Real
 from neurosym.certify.verifier.common import Refused, Run, array, budget, fraction, hex_value, real
 from neurosym.certify.verifier.digests import array_digest, digest, document_digests, file_text
 from neurosym.certify.verifier.numbers import RELATIVE, WORK, as_decimal, limit_above, limit_below, shifted
-from neurosym.certify.verifier.wording import Words, decimal_text, words
+from neurosym.certify.verifier.wording import NORMS, Words, decimal_text, rests_on_boxes, words
 
 MOST_DRAWS = 200_000  # exact binomial tails of more draws would take minutes each
 VOTE_ITEMS = ("conformal", "clean_votes", "attacked_votes")
+DRAW_ITEMS = ("conformal", "clean_draws", "attacked_draws")
 
 
 def checksums(run: Run) -> str:
@@ -52,7 +53,11 @@ def sanity(run: Run) -> str:
         raise Refused(f"alpha {certificate.alpha} is not between 0 and 1")
     if radius < 0 or sigma < 0:
         raise Refused("radius and sigma must not be negative")
-    boxes = certificate.calibration.lower is not None
+    boxes = rests_on_boxes(certificate.method, certificate.calibration.lower is not None)
+    if certificate.norm not in NORMS:
+        raise Refused(f"norm {certificate.norm!r} is not one that this method knows")
+    if certificate.norm != "l2" and not boxes:
+        raise Refused(f"norm {certificate.norm} is claimed, but only L2 is proved for method {certificate.method}")
     if radius > 0 and sigma == 0 and not boxes:
         raise Refused("an attack radius is claimed without noise and without intervals")
     if certificate.trials < 0 or (certificate.trials > 0) != (sigma > 0):
@@ -69,13 +74,23 @@ def sanity(run: Run) -> str:
         raise Refused(f"score {certificate.score!r} is not one this verifier knows")
     if certificate.reasoning.bound not in ("exact", "decoupled"):
         raise Refused(f"bound {certificate.reasoning.bound!r} is neither exact nor decoupled")
-    _words(run, words(alpha, radius, sigma, boxes=boxes, trivial=_trivial(run)))
+    _words(
+        run,
+        words(alpha, radius, sigma, boxes=boxes, trivial=_trivial(run), norm=certificate.norm, limit=asymptotic(run)),
+    )
     return f"alpha {certificate.alpha}, radius {certificate.radius}, sigma {certificate.sigma}"
 
 
 def _trivial(run: Run) -> bool:
     """Whether every set holds every label."""
-    return run.certificate.rank > run.certificate.n or run.certificate.derived.get("votes_needed", 1) == 0
+    derived = run.certificate.derived
+    everything = derived.get("votes_needed", 1) == 0 or derived.get("keeps_all") is True
+    return run.certificate.rank > run.certificate.n or everything
+
+
+def asymptotic(run: Run) -> bool:
+    """Whether the guarantee holds only in the limit of infinitely many noise draws."""
+    return run.certificate.method == "rscp" or run.certificate.derived.get("asymptotic") is True
 
 
 def _words(run: Run, expected: Words) -> None:
@@ -93,10 +108,14 @@ def _words(run: Run, expected: Words) -> None:
 def required_items(run: Run) -> tuple[str, ...]:
     """Names of the budget items that the method spends."""
     method, boxes = run.certificate.method, run.certificate.calibration.lower is not None
-    if method in ("vanilla", "rcp1") or (method == "colep" and boxes):
+    if method in ("vanilla", "rcp1", "vrcp_i", "vrcp_c") or (method == "colep" and boxes):
+        return ("conformal",)
+    if asymptotic(run):
         return ("conformal",)
     if method in ("bincp", "colep"):
         return VOTE_ITEMS
+    if method in ("rscp_plus", "cas"):
+        return DRAW_ITEMS
     raise Refused(f"method {method!r} is not one this verifier knows")
 
 
@@ -131,7 +150,8 @@ def rank_and_threshold(run: Run) -> str:
     n = certificate.n
     columns: list[tuple[str, Sequence[object] | None]] = [
         ("labels", table.labels), ("scores", table.scores), ("votes", table.votes),
-        ("lower", table.lower), ("upper", table.upper), ("uniforms", table.uniforms),
+        ("lower", table.lower), ("upper", table.upper), ("probs", table.probs), ("logits", table.logits),
+        ("uniforms", table.uniforms),
     ]  # fmt: skip
     for name, rows in columns:
         if rows is not None and len(rows) != n:

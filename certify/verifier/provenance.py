@@ -14,6 +14,7 @@ import numpy as np
 from neurosym.certify.verifier.common import Refused, Run, array, fraction, real
 
 TEXTS = ("method", "bound", "class_kind")
+BOXED = ("vrcp_i", "vrcp_c")  # no noise: a configured sigma and number of draws say nothing
 NUMBERS = ("alpha", "radius", "sigma")
 ONE_DRAW = ("vanilla", "rcp1")
 
@@ -42,16 +43,17 @@ def _same(name: str, recorded: object, certified: object) -> None:
 
 def _config(run: Run, config: Mapping[str, Any]) -> None:
     certificate, layer = run.certificate, run.certificate.reasoning
-    own = {"method": certificate.method, "bound": layer.bound, "class_kind": layer.class_kind}
-    for name in TEXTS:
+    own = {"method": certificate.method, "bound": layer.bound, "class_kind": layer.class_kind, "norm": certificate.norm}
+    for name in (*TEXTS, "norm"):
         if name in config:
             _same(name, config[name], own[name])
+    noisy = certificate.method not in BOXED
     for name in NUMBERS:
-        if name in config:
+        if name in config and (noisy or name != "sigma"):
             value = fraction(str(config[name]), f"configured {name}")
             if float(value) != float(fraction(getattr(certificate, name), name)):
                 _same(name, config[name], getattr(certificate, name))
-    if "trials" in config:
+    if "trials" in config and noisy:
         _same("trials", 1 if certificate.method in ONE_DRAW else config["trials"], certificate.trials)
     if config.get("circuit", "auto") != "auto":
         _same("circuit", config["circuit"], layer.circuit)

@@ -13,9 +13,15 @@ EXCHANGEABLE = (
     "The calibration points and the new image are exchangeable: same source, no selection, and no calibration "
     "point was used to train, tune or choose anything."
 )
+NORMS = {"l2": "L2", "linf": "L-infinity"}
 ATTACKER = (
-    "The attacker changes the image by at most {radius} in L2 distance, in the units of the noise (for networks run "
+    "The attacker changes the image by at most {radius} in {norm} distance, in the units of the noise (for networks run "
     "here: pixels scaled to [0, 1], before normalisation), and may know the model, the rules and the calibration data."
+)
+SEEN_ATTACKER = (
+    "The attacker changes the image by at most {radius} in {norm} distance (for networks run here: pixels scaled to "
+    "[0, 1] before normalisation, and still within [0, 1] after the change), and may know everything: the model, the "
+    "rules, the calibration data and all that is drawn at random."
 )
 NOISE = (
     "Gaussian noise of standard deviation {sigma} is drawn after the attack and independently of it: the attacker "
@@ -29,6 +35,10 @@ BOXES = (
 AVERAGE = (
     "The probability is over the calibration set, the new image and the noise together; it is an average over "
     "images and classes, not a promise for each single image or class."
+)
+ASYMPTOTIC = (
+    "This is an asymptotic statement: the error of the finitely many noise draws that were made is not accounted for, so "
+    "for them no coverage is proved."
 )
 TRIVIAL = "This calibration is too small for the level: every set holds every label."
 
@@ -64,20 +74,38 @@ def percent(value: Fraction) -> str:
     return f"{text} %"
 
 
-def words(alpha: Fraction, radius: Fraction, sigma: Fraction, *, boxes: bool, trivial: bool) -> Words:
+def rests_on_boxes(method: str, boxed_calibration: bool) -> bool:
+    """Whether a guarantee rests on intervals of the predicate probabilities, at calibration or at test."""
+    return boxed_calibration or method == "vrcp_i"
+
+
+def words(
+    alpha: Fraction,
+    radius: Fraction,
+    sigma: Fraction,
+    *,
+    boxes: bool,
+    trivial: bool,
+    norm: str = "l2",
+    limit: bool = False,
+) -> Words:
     """The guarantee at total error ``alpha`` against attacks up to ``radius`` under noise ``sigma``.
 
     Args:
-        boxes: intervals were supplied; trivial: every set holds every label.
+        boxes: intervals were supplied; trivial: every set holds every label; norm: distance of ``radius``;
+            limit: only proved for infinitely many noise draws.
     """
     sentence = f"With probability at least {percent(1 - alpha)}, the set given for a new image contains its true label"
+    if limit:
+        sentence = f"In the limit of infinitely many noise draws, {sentence[0].lower()}{sentence[1:]}"
     assumptions = [EXCHANGEABLE]
     if radius > 0:
         shown = decimal_text(radius)
-        sentence += f", even after an attacker has changed the image by up to {shown} in L2 distance"
-        assumptions.append(ATTACKER.format(radius=shown))
+        sentence += f", even after an attacker has changed the image by up to {shown} in {NORMS[norm]} distance"
+        assumptions.append((ATTACKER if sigma > 0 else SEEN_ATTACKER).format(radius=shown, norm=NORMS[norm]))
     if sigma > 0:
         assumptions.append(NOISE.format(sigma=decimal_text(sigma)))
     if boxes:
         assumptions.append(BOXES)
-    return Words(f"{sentence}.", [*assumptions, NUMERICS], [AVERAGE, TRIVIAL] if trivial else [AVERAGE])
+    caveats = [ASYMPTOTIC] * limit + [AVERAGE] + [TRIVIAL] * trivial
+    return Words(f"{sentence}.", [*assumptions, NUMERICS], caveats)

@@ -37,6 +37,8 @@ Methods:
   rcp1     one noisy draw for each image; the cheapest
   bincp    many noisy draws; the smallest sets under attack
   colep    rules over votes or boxes of the predicates
+  vrcp_i   bounds of each test image, no noise; L2 or L-infinity
+  vrcp_c   bounds of the calibration images, one plain pass at test
 
 \b
 DIR gets certificate.json, report.html and sets.npz. Next:
@@ -59,6 +61,7 @@ def certify(
     method: options.Method = None,
     score: options.Score = None,
     radius: options.Radius = None,
+    norm: options.Norm = None,
     alpha: options.Alpha = None,
     sigma: options.Sigma = None,
     trials: options.Trials = None,
@@ -76,7 +79,7 @@ def certify(
 
     Three forms: the bundled demonstration (--demo), a configuration (CONFIG.yaml), or evidence files (--evidence)."""
     typed = {"method": method, "score": score, "radius": radius, "alpha": alpha, "seed": seed}
-    typed |= {"circuit": circuit, "bound": bound}
+    typed |= {"circuit": circuit, "bound": bound, "norm": norm}
     typed = _checked(typed)
     run = {"sigma": sigma, "trials": trials, "workers": workers, "device": device}
     files = {"--test": test, "--rules": rules, "--tune": tune}
@@ -111,6 +114,7 @@ def _checked(typed: dict[str, Any]) -> dict[str, Any]:
         "score": options.SCORES,
         "circuit": options.CIRCUITS,
         "bound": options.BOUNDS,
+        "norm": options.NORMS,
         "device": options.DEVICES,
     }
     least = {"trials": 1, "workers": 1, "seed": 0}
@@ -230,9 +234,10 @@ def _promise(summary: dict[str, Any]) -> str:
 
     share = exact.to_text(100 * (1 - exact.from_text(str(summary["alpha"]), "alpha")))
     radius = exact.decimal(str(summary["radius"]), "radius")
-    attacks = "no attacker" if radius == 0 else f"attacks up to L2 {summary['radius']}"
+    distance = {"linf": "L-infinity"}.get(str(summary.get("norm")), "L2")
+    attacks = "no attacker" if radius == 0 else f"attacks up to {distance} {summary['radius']}"
     if radius != 0 and not _noisy(summary):
-        attacks = f"boxes of radius {summary['radius']}"
+        attacks = f"boxes of {distance} radius {summary['radius']}"
     return f"{share} % of sets hold the true label, {attacks}"
 
 

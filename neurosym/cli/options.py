@@ -12,6 +12,7 @@ from neurosym.certify.methods import METHODS
 SCORES = ("lac", "aps", "raps", "saps")
 CIRCUITS = ("auto", "none", "rules", "exclusive")
 BOUNDS = ("exact", "decoupled")
+NORMS = ("l2", "linf")
 DEVICES = ("auto", "cpu", "cuda")
 
 OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results; made if missing.")]
@@ -39,7 +40,11 @@ Rules = Annotated[
 ]
 Method = Annotated[str | None, typer.Option("--method", metavar="|".join(METHODS), help="Conformal method.")]
 Score = Annotated[str | None, typer.Option("--score", metavar="|".join(SCORES), help="Conformity score.")]
-Radius = Annotated[str | None, typer.Option("--radius", metavar="R", help="L2 radius of the attack, pixels in [0, 1].")]
+Radius = Annotated[str | None, typer.Option("--radius", metavar="R", help="Radius of the attack, pixels in [0, 1].")]
+Norm = Annotated[
+    str | None,
+    typer.Option("--norm", metavar="|".join(NORMS), help="Distance of the radius: l2 unless told otherwise."),
+]
 Alpha = Annotated[str | None, typer.Option("--alpha", metavar="A", help="Total miscoverage; 0.1 promises 90 %.")]
 Sigma = Annotated[
     str | None, typer.Option("--sigma", metavar="S", help="Standard deviation of the noise, pixels in [0, 1].")

@@ -142,7 +142,7 @@ DEMO = ("certify", "--demo", "--out", "OUT")
         (("certify", "no.yaml", "--out", "OUT"), ("no.yaml: no such file", "configuration")),
         (("certify", "FOLDER", "--out", "OUT"), ("is a folder",)),
         ((*DEMO, "--method", "bimcp"), ("--method", "did you mean 'bincp'?")),
-        ((*DEMO, "--method", "zzz"), ("--method: 'zzz' is unknown; choose one of vanilla, rcp1, bincp, colep",)),
+        ((*DEMO, "--method", "zzz"), ("--method: 'zzz' is unknown; choose one of vanilla, rcp1, bincp",)),
         ((*DEMO, "--score", "apx"), ("--score", "aps")),
         ((*DEMO, "--circuit", "rule"), ("--circuit", "rules")),
         ((*DEMO, "--bound", "x"), ("--bound", "exact, decoupled")),
@@ -250,7 +250,7 @@ def test_write_protected_out(
     ("changes", "text"),
     [
         ({"radius": "0", "sigma": "0", "trials": 0}, "90 % of sets hold the true label, no attacker"),
-        ({"sigma": "0", "trials": 0}, "boxes of radius 0.25"),
+        ({"sigma": "0", "trials": 0}, "boxes of L2 radius 0.25"),
         ({"alpha": "0.005"}, "99.5 % of sets hold the true label, attacks up to L2 0.25"),
         ({"trials": 1}, "noise 0.25, 1 draw an image"),
     ],
