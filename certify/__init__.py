@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from neurosym.certify.evidence import load_evidence as load_evidence
     from neurosym.certify.evidence import save_evidence as save_evidence
     from neurosym.certify.evidence import votes_from_samples as votes_from_samples
+    from neurosym.certify.poisoning import label_range as label_range
+    from neurosym.certify.poisoning import largest_budget as largest_budget
+    from neurosym.certify.poisoning import poisoned_quantile as poisoned_quantile
     from neurosym.certify.quantile import conformal_quantile as conformal_quantile
     from neurosym.certify.quantile import conformal_rank as conformal_rank
     from neurosym.certify.quantile import smallest_n as smallest_n
@@ -45,6 +48,7 @@ _HOMES = {
         "save_evidence",
         "votes_from_samples",
     ),
+    "poisoning": ("label_range", "largest_budget", "poisoned_quantile"),
     "quantile": ("conformal_quantile", "conformal_rank", "smallest_n"),
     "reasoning": ("Reasoning",),
     "records": ("BudgetItem", "Calibrated"),
