@@ -58,7 +58,7 @@ def attack_rows(
     from neurosym.certify.sampling import ModelEvidence
 
     record = finding.calibrated
-    images = torch.from_numpy(source.images.images[rows]).float().div_(255.0)
+    images = source.images.tensors(rows)
     labels = torch.from_numpy(source.images.labels[rows])
     votes = record.method == "bincp" and record.score == "lac" and np.isfinite(record.threshold)
     # A sigmoid as wide as the threshold's distance from 0 or 1: wider, confident images would give no gradient.
@@ -80,6 +80,7 @@ def attack_rows(
         temperature=temperature,
         num_classes=source.num_classes,
         class_kind=config.class_kind,
+        clip=source.images.are_pixels,
         indices=rows,
     )
     pairs = [(image, int(label)) for image, label in zip(adversarial, labels, strict=True)]
@@ -95,6 +96,7 @@ def attack_rows(
         class_kind=config.class_kind,
         device=config.device,
         stream=ATTACK_STREAM,
+        check_range=source.images.are_pixels,
         progress=progress,
     )
     if config.method == "colep":

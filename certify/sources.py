@@ -203,5 +203,6 @@ def noise_samples(
         device=config.device,
         workers=config.workers,
         progress=progress,
+        check_range=source.images.are_pixels,
     )
     return cache_samples(evidence, folder / "samples")

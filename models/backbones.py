@@ -48,7 +48,7 @@ def build_backbone(spec: str) -> tuple[nn.Module, int]:
         network = timm.create_model(name, pretrained=False, num_classes=0)
         return network, int(network.num_features)
     if library != "torchvision":
-        raise InputError(f"trunk {spec!r}: write sign, object, torchvision:NAME or timm:NAME")
+        raise InputError(f"trunk {spec!r}: write sign, object, vector, torchvision:NAME or timm:NAME")
     models = import_torchvision().models
     if name not in models.list_models(module=models):
         raise InputError(f"trunk {spec!r}: torchvision has no classification model {name!r}")

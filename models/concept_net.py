@@ -78,6 +78,28 @@ class ObjectTrunk(nn.Module):
         return cast(Tensor, self.layers(images))
 
 
+class VectorTrunk(nn.Module):
+    """Features in place of images: ``[B, D, 1, 1] -> [B, 32 w]``, one hidden layer."""
+
+    def __init__(self, inputs: int, width: int = 16) -> None:
+        super().__init__()
+        self.channels = 32 * width
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, self.channels), nn.BatchNorm1d(self.channels), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(features))
+
+
+def _vector_head(channels: int, outputs: int) -> nn.Module:
+    """Two layers, ``[B, channels] -> [B, outputs]``."""
+    hidden = channels // 2
+    return nn.Sequential(
+        nn.Dropout(0.3), nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(hidden, outputs)
+    )
+
+
 TRUNKS = {"sign": SignTrunk, "object": ObjectTrunk}
 
 
@@ -114,8 +136,9 @@ class ConceptNet(nn.Module):
     Args:
         classes, concepts: predicate names, in the order of the knowledge base.
         image_size: side of the square input images in pixels.
-        trunk: ``"sign"`` or ``"object"`` (this module's small networks), or a torchvision / timm backbone ``torchvision:resnet18``.
+        trunk: ``"sign"``, ``"object"`` or ``"vector"`` (this module's small networks), or a torchvision / timm backbone ``torchvision:resnet18``.
         width: channels of the first convolution of these small networks.
+        inputs: channels, or the number of features for ``vector``.
     """
 
     def __init__(
@@ -126,6 +149,7 @@ class ConceptNet(nn.Module):
         image_size: int = 32,
         trunk: str = "sign",
         width: int = 16,
+        inputs: int = 3,
     ) -> None:
         super().__init__()
         if len(classes) < 2:
@@ -134,13 +158,20 @@ class ConceptNet(nn.Module):
         self.num_classes, self.num_concepts = len(self.classes), len(self.concepts)
         self.predicates = self.classes + self.concepts
         self.settings = {"image_size": image_size, "trunk": trunk, "width": width}
-        self.register_buffer("center", torch.tensor(0.4), persistent=False)
-        self.register_buffer("spread", torch.tensor(0.28), persistent=False)
-        if trunk in TRUNKS:
-            self.trunk: nn.Module = TRUNKS[trunk](width)
+        vector = trunk == "vector"
+        self.register_buffer("center", torch.tensor(0.0 if vector else 0.4), persistent=False)
+        self.register_buffer("spread", torch.tensor(1.0 if vector else 0.28), persistent=False)
+        if vector:
+            self.settings["inputs"] = inputs
+            self.trunk: nn.Module = VectorTrunk(inputs, width)
+            channels = 32 * width
+            self.class_head: nn.Module = _vector_head(channels, self.num_classes)
+            self.concept_head: nn.Module = _vector_head(channels, self.num_concepts) if concepts else nn.Identity()
+        elif trunk in TRUNKS:
+            self.trunk = TRUNKS[trunk](width)
             channels, side = 4 * width, -(-image_size // 4)  # two strides of 2, each rounds up
-            self.class_head: nn.Module = Head(channels, side, self.num_classes)
-            self.concept_head: nn.Module = Head(channels, side, self.num_concepts) if concepts else nn.Identity()
+            self.class_head = Head(channels, side, self.num_classes)
+            self.concept_head = Head(channels, side, self.num_concepts) if concepts else nn.Identity()
         else:
             from neurosym.models.backbones import build_backbone
 

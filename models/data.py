@@ -22,10 +22,10 @@ GTSRB12_IDS = (14, 12, 13, 25, 38, 34, 17, 15, 2, 32, 0, 8)
 
 @dataclass(frozen=True)
 class ImageSet(Dataset[tuple[Tensor, int]]):
-    """Equally sized RGB images with class labels.
+    """Equally sized RGB images with class labels, or vectors of features in their place.
 
     Attributes:
-        images: uint8 ``[n, 3, H, W]``.
+        images: uint8 ``[n, 3, H, W]``, or features float32 ``[n, D, 1, 1]``.
         labels: int64 ``[n]``; -1 where unknown.
         groups: int64 ``[n]``; images of one group (a video track) must stay on one side of a split.
         name: where the images come from.
@@ -40,7 +40,17 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self.images[index]).float().div_(255.0), int(self.labels[index])
+        return self.tensors(index), int(self.labels[index])
+
+    def tensors(self, rows: int | list[int] | np.ndarray | slice) -> Tensor:
+        """What networks take: pixels in [0, 1], features as they are; float32."""
+        found = torch.from_numpy(self.images[rows])
+        return found.float().div_(255.0) if self.are_pixels else found.float()
+
+    @property
+    def are_pixels(self) -> bool:
+        """Images, not features."""
+        return bool(self.images.dtype == np.uint8)
 
     def take(self, rows: np.ndarray) -> ImageSet:
         return ImageSet(self.images[rows], self.labels[rows], self.groups[rows], self.name)
@@ -113,7 +123,7 @@ def load_cifar10(root: str | Path, split: str) -> ImageSet:
 
 
 def load_images(name: str, root: str | Path, split: str) -> ImageSet:
-    """A data set by name: ``gtsrb12``, ``gtsrb43`` or ``cifar10``.
+    """A data set by name: ``gtsrb12``, ``gtsrb43``, ``cifar10``, or features: ``awa1``, ``awa2``.
 
     Raises:
         InputError: unknown name.
@@ -124,8 +134,12 @@ def load_images(name: str, root: str | Path, split: str) -> ImageSet:
         return load_gtsrb(root, split)
     if name == "cifar10":
         return load_cifar10(root, split)
+    if name in ("awa1", "awa2"):
+        from neurosym.models.features import load_awa1, load_awa2
+
+        return load_awa1(root, split) if name == "awa1" else load_awa2(root, split)
     raise InputError(
-        f"data set {name!r} is unknown; write gtsrb12, gtsrb43, cifar10, demo or an .npz file with images and labels"
+        f"data set {name!r} is unknown; write gtsrb12, gtsrb43, cifar10, awa1, awa2, demo or an .npz file with images and labels"
     )
 
 

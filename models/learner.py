@@ -95,7 +95,7 @@ class ConceptLearner(pl.LightningModule):
         matrix: bool ``[K, L]``, concepts of each class.
         class_counts: int ``[K]``, training images of each class.
         sigma: standard deviation of the noise, in units of pixels scaled to [0, 1].
-        mirror: images may be mirrored.
+        views: random changes of the images, ``signs``, ``objects`` (also mirrored) or ``none``.
         robustness: losses for certification; none by default.
     """
 
@@ -111,7 +111,7 @@ class ConceptLearner(pl.LightningModule):
         concept_loss: float = 1.0,
         ema: float = 0.998,
         seed: int = 0,
-        mirror: bool = False,
+        views: str = "signs",
         robustness: Robustness | None = None,
         progress: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
@@ -129,7 +129,7 @@ class ConceptLearner(pl.LightningModule):
         self.register_buffer("concepts_of", torch.from_numpy(matrix.astype(np.float32)), persistent=False)
         self.register_buffer("positive", positive, persistent=False)
         self.register_buffer("negative", negative, persistent=False)
-        self.progress, self.mirror = progress, mirror
+        self.progress, self.views = progress, views
         self.robustness = robustness or Robustness()
         self._generator: torch.Generator | None = None
 
@@ -152,7 +152,8 @@ class ConceptLearner(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, labels = batch
         generator = self._noise()
-        images = augment(images, generator, mirror=self.mirror)
+        if self.views != "none":
+            images = augment(images, generator, mirror=self.views == "objects")
         draws = self.robustness.draws
         noise = torch.randn((draws, *images.shape), generator=generator, device=images.device)
         logits = self.model((images + self.sigma * noise).flatten(0, 1))

@@ -61,7 +61,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    data: str = Field(description="gtsrb12, gtsrb43, cifar10, or an .npz file with images and labels")
+    data: str = Field(description="gtsrb12, gtsrb43, cifar10, awa1, awa2, or an .npz file with images and labels")
     root: str | None = Field(default=None, description="folder of the data set; $NEUROSYM_DATA when left out")
     rules: str = Field(description="rules file; classes and concepts come from it")
     sigma: float = Field(ge=0, description="noise standard deviation, pixels in [0, 1]")
@@ -71,8 +71,9 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0)
     concept_loss: float = Field(default=1.0, ge=0)
     trunk: str = "sign"
-    views: Literal["signs", "objects"] = Field(
-        default="signs", description="random changes of the images: small turns for signs, also mirrored for objects"
+    views: Literal["signs", "objects", "none"] = Field(
+        default="signs",
+        description="random changes: small turns for signs, also mirrored for objects, none for features",
     )
     width: int = Field(default=16, ge=4)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -151,8 +152,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         return batch[0][0], batch[1][0]
 
     def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        pixels = torch.from_numpy(self.images.images[rows]).float().div_(255.0)
-        return pixels, torch.from_numpy(self.images.labels[rows])
+        return self.images.tensors(rows), torch.from_numpy(self.images.labels[rows])
 
 
 def _same(batch: Any) -> Any:
@@ -202,6 +202,8 @@ def _load(config: TrainConfig) -> _Data:
     if images.images.shape[2] != images.images.shape[3]:
         height, width = images.images.shape[2:]
         raise InputError(f"{images.name}: images are {height} x {width}; crop or resize them to squares")
+    if not images.are_pixels and (config.trunk, config.views) != ("vector", "none"):
+        raise InputError(f"{images.name}: these are features, not images; set trunk: vector and views: none")
     fit_rows, held_rows = split_by_group(images.groups, images.labels, config.validation, config.seed)
     if not len(held_rows):
         raise InputError(f"{images.name}: one image (or track) a class leaves none for validation; give more images")
@@ -269,8 +271,8 @@ def _fit(config: TrainConfig, data: _Data, device: torch.device, progress: _Prog
     from neurosym.models.learner import ConceptLearner, Robustness
 
     pl.seed_everything(config.seed, verbose=False)
-    kb, size = data.kb, data.images.images.shape[-1]
-    model = ConceptNet(kb.classes, kb.concepts, image_size=size, trunk=config.trunk, width=config.width)
+    kb, inputs, size = data.kb, data.images.images.shape[1], data.images.images.shape[-1]
+    model = ConceptNet(kb.classes, kb.concepts, image_size=size, trunk=config.trunk, width=config.width, inputs=inputs)
     robust = None
     if config.robust is not None:
         asked = config.robust.model_dump(exclude={"circuit"})
@@ -284,7 +286,7 @@ def _fit(config: TrainConfig, data: _Data, device: torch.device, progress: _Prog
         weight_decay=config.weight_decay,
         concept_loss=config.concept_loss,
         seed=config.seed,
-        mirror=config.views == "objects",
+        views=config.views,
         robustness=robust,
         progress=progress,
     )

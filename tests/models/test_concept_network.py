@@ -65,8 +65,8 @@ def test_timm_trunk() -> None:
         ("torchvision:resnet_none", "no classification model 'resnet_none'"),
         ("torchvision:", "no classification model ''"),
         ("torchvision:fcn_resnet50", "no classification model"),  # a segmentation network
-        ("hub:resnet18", "write sign, object, torchvision:NAME or timm:NAME"),
-        ("resnet18", "write sign, object, torchvision:NAME or timm:NAME"),
+        ("hub:resnet18", "write sign, object, vector, torchvision:NAME or timm:NAME"),
+        ("resnet18", "write sign, object, vector, torchvision:NAME or timm:NAME"),
     ],
 )
 def test_unknown_trunks(spec: str, message: str) -> None:

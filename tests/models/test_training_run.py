@@ -197,7 +197,7 @@ def tampered(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> Non
         ("gone", r"shapes.npz: no such file"),
         ("one class", "1 classes; at least 2"),
         ("bad rules", "rules.yaml:"),
-        ("trunk", "write sign, object, torchvision:NAME"),
+        ("trunk", "write sign, object, vector, torchvision:NAME"),
     ],
 )
 def test_data_that_does_not_fit(tmp_path: Path, case: str, message: str) -> None:
