@@ -50,19 +50,20 @@ class Grid:
         return np.diff(self.levels) / self.scale
 
     def cell_of(self, scores: np.ndarray) -> np.ndarray:
-        """Nearest cell of each raw score, int64 of any shape.
+        """Nearest cell of each raw score, int32 of any shape.
 
         Raises:
             InputError: a score outside its range.
         """
         if scores.size and not (scores.min() >= -_ROUNDING and scores.max() <= self.top + _ROUNDING):
-            bad = scores[(scores < -_ROUNDING) | (scores > self.top + _ROUNDING)].flat[0]
+            bad = scores[~((scores >= -_ROUNDING) & (scores <= self.top + _ROUNDING))].flat[0]
             raise InputError(
                 f"field 'scores': {bad:.6g} is outside [0, {self.top:g}]; mean and CDF bounds need the score's range, "
                 "scale the scores or use bincp"
             )
-        cells = np.floor(scores * (self.cells / self.top) + 0.5).astype(np.int64)
-        return np.clip(cells, 0, self.cells)
+        scaled = scores * (self.cells / self.top)
+        scaled += 0.5
+        return scaled.astype(np.int32)  # rounds down; _ROUNDING is too small to leave the first or the last cell
 
 
 def largest_score(kind: str, classes: int) -> float:
@@ -107,7 +108,7 @@ def true_totals(
 def _counted(cells: np.ndarray, width: int) -> np.ndarray:
     """Counts ``[..., width]`` of the values of int ``[..., M]``."""
     flat = cells.reshape(-1, cells.shape[-1])
-    place = flat + width * np.arange(flat.shape[0])[:, None]
+    place = flat + np.int64(width) * np.arange(flat.shape[0])[:, None]
     return np.bincount(place.ravel(), minlength=width * flat.shape[0]).reshape(*cells.shape[:-1], width)
 
 

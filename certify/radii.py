@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from neurosym.certify.exact import Number, to_text
-from neurosym.certify.methods import bincp, colep
+from neurosym.certify.methods import MEANS, bincp, colep, method
 from neurosym.certify.quantile import conformal_quantile, conformal_rank
 from neurosym.certify.records import Calibrated
 from neurosym.certify.smoothing import radius_over_sigma, rcp1_level
@@ -16,8 +16,8 @@ from neurosym.errors import InputError
 def with_radius(calibrated: Calibrated, radius: Number) -> Calibrated:
     """The predictor that the same calibration data give at ``radius``, all else equal.
 
-    RCP1 moves its level and so its threshold; BinCP its votes needed; COLEP from votes its tables of boxes. Notes are
-    left out: they speak of the radius of the calibration.
+    RCP1 moves its level and so its threshold; BinCP its votes needed; COLEP from votes its tables of boxes; RSCP, RSCP+
+    and CAS their bounds. Notes are left out: they speak of the radius of the calibration.
 
     Raises:
         InputError: boxes and noise-free methods, which hold for one radius only.
@@ -37,6 +37,8 @@ def with_radius(calibrated: Calibrated, radius: Number) -> Calibrated:
             derived=derived,
             notes=(),
         )
+    if calibrated.method in MEANS:
+        return replace(method(calibrated.method).moved(calibrated, radius), notes=())
     shares = {item.name: item.amount for item in calibrated.budget}
     if calibrated.method == "bincp":
         trials_test, p = int(calibrated.derived["trials_test"]), float(calibrated.derived["p"])

@@ -18,7 +18,7 @@ from neurosym.certify.verifier.numbers import (
 )
 
 
-def _same_ratio(run: Run) -> Fraction:
+def same_ratio(run: Run) -> Fraction:
     exact = ratio(run)
     recorded = real(run, "radius_over_sigma")
     if abs(Fraction(recorded) - exact) > exact * Fraction(1, 10**15):
@@ -46,7 +46,7 @@ def rcp1_numbers(run: Run) -> str:
     if run.certificate.trials != 1:
         raise Refused(f"RCP1 uses one noise draw for each point, not {run.certificate.trials}")
     only_derived(run, "conformal_alpha", "radius_over_sigma")
-    shift, alpha = _same_ratio(run), fraction(run.certificate.alpha, "alpha")
+    shift, alpha = same_ratio(run), fraction(run.certificate.alpha, "alpha")
     exact = shifted_down(as_decimal(alpha), shift)
     recorded = real(run, "conformal_alpha")
     if not close_from_below(recorded, exact):
@@ -78,7 +78,7 @@ def bincp_numbers(run: Run) -> str:
     ranks = {math.ceil(Fraction(end) * draws) for end in (math.nextafter(share, 0), share, math.nextafter(share, 1))}
     if k not in ranks or not 0 < share < 1:
         raise Refused(f"k = {k} is not the share p = {share!r} of {draws} draws")
-    shift = _same_ratio(run)
+    shift = same_ratio(run)
     clean, attacked = (items.get(name, Fraction(0)) for name in ("clean_votes", "attacked_votes"))
     if not (0 < clean < 1 and 0 < attacked < 1):
         raise Refused("a budget item of the votes is missing or out of range")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import builders
+import mean_builders
 import numpy as np
 import pytest
 from scipy import stats
@@ -20,6 +21,10 @@ METHODS: dict[str, Callable[[], dict[str, Any]]] = {
     "vanilla": lambda: builders.score_run("vanilla"),
     "rcp1": lambda: builders.score_run("rcp1"),
     "bincp": builders.bincp_run,
+    "rscp": lambda: mean_builders.mean_run("rscp"),
+    "rscp_plus": lambda: mean_builders.mean_run("rscp_plus"),
+    "cas": mean_builders.cas_run,
+    "cas-test": lambda: mean_builders.cas_run("test"),
     "colep-none": lambda: builders.colep_run("none"),
     "colep-rules": lambda: builders.colep_run("rules"),
     "colep-exclusive": lambda: builders.colep_run("exclusive"),
@@ -97,6 +102,8 @@ def test_forged_radius_with_its_ratio(copy: Path, method: str) -> None:
     """The forger also writes the matching radius / sigma; then the shifted numbers or tables betray him."""
     if method == "vanilla":
         pytest.skip("vanilla has no ratio")
+    if method == "cas-test":
+        pytest.skip("these sets follow at the larger radius as well")
 
     def change(doc: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         old, doc["radius"] = doc["radius"], "0.1875"
@@ -104,7 +111,7 @@ def test_forged_radius_with_its_ratio(copy: Path, method: str) -> None:
         doc["guarantee"]["sentence"] = doc["guarantee"]["sentence"].replace(f"up to {old}", "up to 0.1875")
 
     builders.forge(copy, change)
-    assert refused(copy, "derived numbers")
+    assert refused(copy, "calibration scores" if method == "cas" else "derived numbers")
 
 
 def test_forged_sigma(copy: Path) -> None:
@@ -131,7 +138,7 @@ def test_forged_number_of_test_draws(copy: Path, method: str) -> None:
         doc["derived"]["trials_test"] *= 3
 
     builders.forge(copy, change)
-    assert refused(copy, "derived numbers")
+    assert refused(copy, "prediction sets" if method == "cas-test" else "derived numbers")
 
 
 def test_forged_n(copy: Path) -> None:
@@ -185,7 +192,7 @@ def test_deleted_budget_item(copy: Path) -> None:
 
 
 def test_deleted_budget_item_given_to_conformal(copy: Path, method: str) -> None:
-    if method in ("vanilla", "rcp1"):
+    if method in ("vanilla", "rcp1", "rscp"):
         pytest.skip("only one item")
 
     def change(doc: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
