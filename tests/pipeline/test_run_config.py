@@ -48,7 +48,7 @@ def test_draws(method: str, draws: int) -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"workers": 0}, "workers"),
-        ({"method": "rscp"}, "method"),
+        ({"method": "smoothest"}, "method"),
         ({"circuit": "star"}, "circuit"),
         ({"score": "hps"}, "score"),
         ({"bound": "tight"}, "bound"),
