@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from neurosym.certify.conformal.classifier import ConformalClassifier as ConformalClassifier
     from neurosym.certify.conformal.metrics import SetReport as SetReport
     from neurosym.certify.conformal.metrics import report as report
+    from neurosym.certify.conformal.online import AdaptiveLevel as AdaptiveLevel
+    from neurosym.certify.conformal.online import QuantileTracker as QuantileTracker
+    from neurosym.certify.conformal.online import adaptive_run as adaptive_run
+    from neurosym.certify.conformal.online import tracking_run as tracking_run
     from neurosym.certify.conformal.pvalues import class_p_values as class_p_values
     from neurosym.certify.conformal.pvalues import group_p_values as group_p_values
     from neurosym.certify.conformal.pvalues import p_value_sets as p_value_sets
     from neurosym.certify.conformal.pvalues import p_values as p_values
+    from neurosym.certify.conformal.risk import conformal_risk_control as conformal_risk_control
+    from neurosym.certify.conformal.risk import learn_then_test as learn_then_test
     from neurosym.certify.conformal.rules import Score as Score
     from neurosym.certify.conformal.rules import label_scores as label_scores
     from neurosym.certify.conformal.sets import class_sets as class_sets
@@ -42,7 +48,9 @@ HOMES = {
     ),
     "classifier": ("ConformalClassifier",),
     "metrics": ("SetReport", "report"),
+    "online": ("AdaptiveLevel", "QuantileTracker", "adaptive_run", "tracking_run"),
     "pvalues": ("class_p_values", "group_p_values", "p_value_sets", "p_values"),
+    "risk": ("conformal_risk_control", "learn_then_test"),
     "rules": ("Score", "label_scores"),
     "sets": ("class_sets", "prediction_sets"),
     "temperature": ("apply_temperature", "fit_temperature"),
