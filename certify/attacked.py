@@ -99,7 +99,7 @@ def attack_rows(
         check_range=source.images.are_pixels,
         progress=progress,
     )
-    if config.method == "colep":
+    if record.method == "colep":
         evidence = votes_from_samples(evidence)
     sets = predicted(finding.classifier, record, finding.classifier.observe(evidence))
     hit = sets[np.arange(len(rows)), labels.numpy()]

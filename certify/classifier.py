@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from neurosym.certify.evidence import Evidence
+from neurosym.certify.evidence import NORMS, Evidence, SampleEvidence, votes_from_samples
 from neurosym.certify.exact import Number, decimal
-from neurosym.certify.methods import BOXED, CATALOGUE, MEANS, METHODS, method
+from neurosym.certify.methods import AUTO, BOXED, CATALOGUE, CHOICES, MEANS, method
 from neurosym.certify.reasoning import Bound, Circuit, Reasoning
 from neurosym.certify.records import Calibrated
 from neurosym.errors import InputError
@@ -91,8 +91,8 @@ class RobustConformalClassifier:
         empty: EmptyPolicy = "keep",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if method not in METHODS:
-            raise InputError(f"method: {method!r}; choose one of {', '.join(METHODS)}")
+        if method not in CHOICES:
+            raise InputError(f"method: {method!r}; choose one of {', '.join(CHOICES)}")
         if circuit not in ("auto", "none", "rules", "exclusive"):
             raise InputError(f"circuit: {circuit!r}; choose one of auto, none, rules, exclusive")
         if circuit in ("rules", "exclusive") and knowledge is None:
@@ -101,12 +101,12 @@ class RobustConformalClassifier:
             raise InputError(f"knowledge: {knowledge!r} is no KnowledgeBase; give KnowledgeBase.from_yaml(...)")
         if bound not in ("exact", "decoupled"):
             raise InputError(f"bound: {bound!r}; choose exact or decoupled")
-        norms = CATALOGUE[method].norms
+        norms = CATALOGUE[method].norms if method in CATALOGUE else NORMS
         if norm is not None and norm not in norms:
             raise InputError(f"norm: {norm!r}; method {method} is proved for {' and '.join(norms)} only")
         if empty not in ("keep", "top1"):
             raise InputError(f"empty: {empty!r}; choose keep or top1")
-        self.method, self.alpha, self.radius, self.knowledge = method, alpha, radius, knowledge
+        self.asked, self.method, self.alpha, self.radius, self.knowledge = method, method, alpha, radius, knowledge
         self.score, self.circuit, self.sigma, self.seed, self.scale = score, circuit, sigma, seed, scale
         self.bound, self.p, self.trials_test, self.empty = bound, p, trials_test, empty
         self.clean, self.attacked, self.norm = clean, attacked, norm
@@ -121,14 +121,22 @@ class RobustConformalClassifier:
         """Calibrate; ``y`` int ``[n]`` defaults to the labels of the evidence, ``tuning`` must be other data.
 
         Returns:
-            self.
+            self; ``method`` is the chosen one where ``auto`` was asked for.
+
+        Raises:
+            InputError: what the method refuses; ``auto`` without ``tuning``.
         """
         self._check_sigma(evidence)
         p: Number | None = self.p
-        self.reasoning, self.tuned = self._fixed_layer(evidence), None
-        if tuning is not None and (self.circuit == "auto" or (self.method == "bincp" and p is None)):
+        self.method, self.reasoning, self.tuned = self.asked, self._fixed_layer(evidence), None
+        if self.method == AUTO and tuning is None:
+            raise InputError("method auto: chooses on data of its own; give tuning=, or name a method")
+        open_choice = self.circuit == "auto" or self.method == AUTO or (self.method == "bincp" and p is None)
+        if tuning is not None and open_choice:
             self.tuned = self._tune(tuning, evidence)
+            self.method = self.tuned.method
             self.reasoning, p = self.tuned.reasoning, self.tuned.p if p is None else p
+        evidence = self._readable(evidence)
         options: dict[str, Any] = {"score": self.score, "seed": self.seed, "reasoning": self.reasoning}
         if self.method in ("bincp", "colep"):
             options |= {"trials_test": self.trials_test, "clean": self.clean, "attacked": self.attacked}
@@ -143,6 +151,12 @@ class RobustConformalClassifier:
         made = method(self.method).calibrate(evidence, y, alpha=self.alpha, radius=self.radius, **options)
         self.calibrated = made
         return self
+
+    def _readable(self, evidence: Evidence) -> Evidence:
+        """COLEP reads hard votes; where it was chosen they are counted from the draws."""
+        if self.asked == AUTO and self.method == "colep" and isinstance(evidence, SampleEvidence):
+            return votes_from_samples(evidence)
+        return evidence
 
     def _means_options(self) -> dict[str, Any]:
         """RSCP pays for no noise draw, so it takes no items; the further options are those of the method's module."""
@@ -191,7 +205,7 @@ class RobustConformalClassifier:
             raise InputError("predict_set: call conformalize(evidence, y) first")
         self._check_sigma(evidence)
         found: dict[str, np.ndarray] = method(self.method).observe(
-            evidence, self.calibrated, reasoning=self.reasoning, seed=self.seed
+            self._readable(evidence), self.calibrated, reasoning=self.reasoning, seed=self.seed
         )
         return found
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from neurosym.certify import exact
-from neurosym.certify.methods import METHODS, ONE_DRAW
+from neurosym.certify.methods import CHOICES, ONE_DRAW
 from neurosym.errors import InputError, field_message
 
 Circuit = Literal["auto", "none", "rules", "exclusive"]
@@ -95,8 +95,8 @@ class CertifyConfig(_Section):
     @field_validator("method")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f"{value!r} is no method; choose one of {', '.join(METHODS)}")
+        if value not in CHOICES:
+            raise ValueError(f"{value!r} is no method; choose one of {', '.join(CHOICES)}")
         return value
 
     @field_validator("alpha")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurosym.certify.evidence import in_words
-from neurosym.certify.methods import BOXED
+from neurosym.certify.methods import AUTO, BOXED
 from neurosym.certify.predicting import read_evidence
 from neurosym.certify.study import Split, split_rows
 from neurosym.errors import InputError
@@ -45,7 +45,9 @@ def file_parts(cal: Path, test: Path | None, kb: KnowledgeBase | None, options: 
     calibration = read_evidence(cal, kb)
     if calibration.labels is None:
         raise InputError(f"{cal}: field 'labels' is missing; calibration needs one label a row")
-    choose = options.method == "bincp" or (options.circuit == "auto" and kb is not None and (kb.rules or kb.groups))
+    choose = options.method in ("bincp", AUTO) or (
+        options.circuit == "auto" and kb is not None and (kb.rules or kb.groups)
+    )
     share = options.tune if choose else 0.0
     if test is None:
         split = split_rows(calibration.n, options.seed, share, 0.5 * (1 - share))

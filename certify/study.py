@@ -16,7 +16,7 @@ import numpy as np
 from neurosym.certify import exact
 from neurosym.certify.classifier import RobustConformalClassifier
 from neurosym.certify.coverage import UNCERTIFIED, CoverageBound, certified_coverage
-from neurosym.certify.methods import BOXED
+from neurosym.certify.methods import AUTO, BOXED
 from neurosym.certify.quantile import smallest_n
 from neurosym.certify.radii import with_radius
 from neurosym.certify.records import Calibrated
@@ -85,7 +85,7 @@ class Settings:
         """
         if self.method == "vanilla" and exact.decimal(self.radius, "radius") != 0:
             raise InputError(f"method vanilla: radius {self.radius} cannot be certified; use bincp, rcp1 or colep")
-        if self.bound != "exact" and self.method != "colep":
+        if self.bound != "exact" and self.method not in ("colep", AUTO):
             raise InputError(f"bound {self.bound}: only method colep bounds circuits, not {self.method}; leave it out")
         return RobustConformalClassifier(
             self.method,

@@ -1,4 +1,4 @@
-"""Choosing the reasoning layer and BinCP's p, on a tuning split that is used for nothing else.
+"""Choosing the reasoning layer, BinCP's p and, if asked, the method, on a tuning split that is used for nothing else.
 
 Cross-validation: each of ``FOLDS`` folds in turn plays the test set and the others the calibration set, and the mean
 robust set is what counts. The first layer (no rules) is the reference: another layer is taken only if its sets are
@@ -13,16 +13,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from neurosym.certify import draws, methods, scores
 from neurosym.certify.budget import amount
-from neurosym.certify.evidence import BoxEvidence, Evidence, SampleEvidence, VoteEvidence, in_words, votes_from_samples
-from neurosym.certify.exact import Number, to_text
-from neurosym.certify.methods import BOXED, MEANS, bincp, colep
+from neurosym.certify.evidence import (
+    BoxEvidence,
+    Evidence,
+    ProbEvidence,
+    SampleEvidence,
+    VoteEvidence,
+    in_words,
+    votes_from_samples,
+)
+from neurosym.certify.exact import Number, decimal, to_text
+from neurosym.certify.methods import BOXED, MEANS, bincp
 from neurosym.certify.quantile import conformal_rank, kth_smallest, level
 from neurosym.certify.reasoning import Bound, Reasoning
 from neurosym.certify.smoothing import rcp1_level
@@ -39,6 +46,7 @@ FOLDS = 10
 class TuningRow:
     """One candidate: ``p`` is None except for BinCP; ``mean_size`` over all rows."""
 
+    method: str
     circuit: str
     scale: float
     p: str | None
@@ -50,6 +58,7 @@ class TuningRow:
 class Tuned:
     """The winner, and the table it was chosen from, in the order of the candidates."""
 
+    method: str
     reasoning: Reasoning
     p: str | None
     table: tuple[TuningRow, ...]
@@ -110,20 +119,23 @@ class _Trial:
     sizes: np.ndarray
 
 
-def _trial(reasoning: Reasoning, p: Number | None, sets: np.ndarray, rows: np.ndarray, truth: np.ndarray) -> _Trial:
+def _trial(
+    method: str, reasoning: Reasoning, p: Number | None, sets: np.ndarray, rows: np.ndarray, truth: np.ndarray
+) -> _Trial:
     """``sets`` bool ``[n, K]`` belong to ``rows``; ``truth`` is in the original order."""
     ordered = np.empty_like(sets)
     ordered[rows] = sets
     sizes = ordered.sum(axis=1).astype(np.float64)
     text = None if p is None else to_text(level(p, "p"))
     hit = float(ordered[np.arange(truth.size), truth].mean())
-    return _Trial(TuningRow(reasoning.circuit, reasoning.scale, text, float(sizes.mean()), hit), sizes)
+    return _Trial(TuningRow(method, reasoning.circuit, reasoning.scale, text, float(sizes.mean()), hit), sizes)
 
 
 def _choose(trials: list[tuple[Reasoning, _Trial]]) -> tuple[Reasoning, _Trial]:
-    """The smallest mean set, if it beats the best trial of the first layer by more than one paired standard error."""
-    first = trials[0][0]
-    reference = min((pair for pair in trials if pair[0] is first), key=lambda pair: pair[1].row.mean_size)
+    """The smallest mean set, if it beats the best of the first method and layer by more than a paired standard error."""
+    first, preferred = trials[0][0], trials[0][1].row.method
+    firsts = (pair for pair in trials if pair[0] is first and pair[1].row.method == preferred)
+    reference = min(firsts, key=lambda pair: pair[1].row.mean_size)
     best = min(trials, key=lambda pair: pair[1].row.mean_size)
     difference = reference[1].sizes - best[1].sizes
     error = float(difference.std(ddof=1)) / math.sqrt(difference.size)
@@ -146,14 +158,14 @@ class _Task:
     def folds(self) -> range:
         return range(int(self.fold.max()) + 1)
 
-    def single(self, source: Evidence, reasoning: Reasoning, alpha: Number) -> list[_Trial]:
+    def single(self, method: str, source: Evidence, reasoning: Reasoning, alpha: Number) -> list[_Trial]:
         """Vanilla and RCP1: one score a label, one threshold."""
         kind = draws.kind_of(source, reasoning, self.score)
         values = draws.one_score(source, reasoning, kind, self.u)
         mine = values[np.arange(self.truth.size), self.truth]
         q = np.array([_threshold(mine[self.fold != f], alpha) for f in self.folds])
         rows = np.arange(self.truth.size)
-        return [_trial(reasoning, None, values <= q[self.fold][:, None], rows, self.truth)]
+        return [_trial(method, reasoning, None, values <= q[self.fold][:, None], rows, self.truth)]
 
     def bincp(
         self, source: SampleEvidence | draws.ScoreEvidence, reasoning: Reasoning, grid: Sequence[Number]
@@ -178,11 +190,11 @@ class _Task:
             sets.append(votes >= needed[:, None, None])
             order.append(rows)
         rows, every = np.concatenate(order), np.concatenate(sets, axis=1)
-        return [_trial(reasoning, p, every[j], rows, self.truth) for j, p in enumerate(grid)]
+        return [_trial("bincp", reasoning, p, every[j], rows, self.truth) for j, p in enumerate(grid)]
 
-    def whole(self, method: ModuleType, source: Any, reasoning: Reasoning, **options: Any) -> list[_Trial]:
+    def whole(self, name: str, source: Any, reasoning: Reasoning, **options: Any) -> list[_Trial]:
         """Calibrate on all folds but one, predict on that one, for each."""
-        parts = []
+        parts, method = [], methods.method(name)
         for f in self.folds:
             train, test = np.flatnonzero(self.fold != f), np.flatnonzero(self.fold == f)
             made = method.calibrate(
@@ -199,7 +211,7 @@ class _Task:
             seen = method.observe(source.take(test), made, reasoning=reasoning)
             parts.append((test, method.predict(made, seen, reasoning=reasoning)))
         sets = np.concatenate([part for _, part in parts])
-        return [_trial(reasoning, None, sets, np.concatenate([rows for rows, _ in parts]), self.truth)]
+        return [_trial(name, reasoning, None, sets, np.concatenate([rows for rows, _ in parts]), self.truth)]
 
 
 def tune(
@@ -216,10 +228,12 @@ def tune(
     trials_test: int | None = None,
     seed: int = 0,
 ) -> Tuned:
-    """The layer (and p) with the smallest mean robust set, the first layer unless another is clearly better.
+    """The layer (method, p) with the smallest mean robust set, the first unless another is clearly better.
 
     Args:
         evidence: the tuning split, of the kind that ``method`` takes; at least 4 rows.
+        method: one of the catalogue, or ``auto`` for all of :func:`applicable`. Single draws are then read several
+            times: give cached ones.
         layers: candidates, preferred ones first.
         p_grid: BinCP's shares; ignored by other methods.
 
@@ -233,38 +247,72 @@ def tune(
     truth = draws.labels_of(evidence, labels, layers[0])
     u = scores.uniforms(evidence.n, seed, TUNING_STREAM)
     task = _Task(alpha, radius, score, trials_test, truth, _folds(evidence.n, seed), u)
-    if method == "colep" and isinstance(evidence, SampleEvidence):
-        evidence = votes_from_samples(evidence)
+    names = applicable(evidence, radius) if method == methods.AUTO else (method,)
+    votes = votes_from_samples(evidence) if isinstance(evidence, SampleEvidence) and "colep" in names else None
     trials: list[tuple[Reasoning, _Trial]] = []
-    for layer in layers:
-        reasoning = draws.reasoning_for(evidence, layer)
-        if method == "vanilla":
-            found = task.single(evidence, reasoning, alpha)
-        elif method == "rcp1":
-            source = draws.drawn(evidence)
-            found = task.single(source, reasoning, rcp1_level(alpha, radius, source.sigma))
-        elif method == "bincp":
-            found = task.bincp(draws.drawn(evidence), reasoning, p_grid)
-        elif method == "colep" and isinstance(evidence, VoteEvidence | BoxEvidence):
-            found = task.whole(colep, evidence, reasoning, bound=bound)
-        elif method in MEANS:
-            found = task.whole(methods.method(method), draws.drawn(evidence), reasoning)
-        elif method in BOXED:
-            found = task.whole(methods.method(method), evidence, reasoning)
-        else:
-            raise InputError(f"method: {method!r} cannot use {in_words(type(evidence).__name__)}; give votes or boxes")
-        trials += [(reasoning, item) for item in found]
+    for name in names:
+        source = votes if name == "colep" and votes is not None else evidence
+        for layer in layers:
+            reasoning = draws.reasoning_for(source, layer)
+            if name == "vanilla":
+                found = task.single(name, source, reasoning, alpha)
+            elif name == "rcp1":
+                drawn = draws.drawn(source)
+                found = task.single(name, drawn, reasoning, rcp1_level(alpha, radius, drawn.sigma))
+            elif name == "bincp":
+                found = task.bincp(draws.drawn(source), reasoning, p_grid)
+            elif name == "colep" and isinstance(source, VoteEvidence | BoxEvidence):
+                found = task.whole(name, source, reasoning, bound=bound)
+            elif name in MEANS:
+                found = task.whole(name, draws.drawn(source), reasoning)
+            elif name in BOXED:
+                found = task.whole(name, source, reasoning)
+            else:
+                kind = in_words(type(source).__name__)
+                raise InputError(f"method: {name!r} cannot use {kind}; give votes or boxes")
+            trials += [(reasoning, item) for item in found]
     best, chosen = _choose(trials)
-    return Tuned(best, chosen.row.p, tuple(item.row for _, item in trials), evidence.n)
+    return Tuned(chosen.row.method, best, chosen.row.p, tuple(item.row for _, item in trials), evidence.n)
+
+
+def applicable(evidence: Evidence, radius: Number) -> tuple[str, ...]:
+    """The sound methods for that evidence, the one to be preferred first; RSCP is asymptotic and never among them.
+
+    Raises:
+        InputError: no method certifies that radius from such evidence.
+    """
+    if isinstance(evidence, BoxEvidence):
+        both = evidence.probs is not None
+        return ("vrcp_i", "vrcp_c", "colep") if both else ("colep",)
+    if isinstance(evidence, VoteEvidence):
+        return ("colep",)
+    if isinstance(evidence, ProbEvidence):
+        if decimal(radius, "radius") != 0:
+            raise InputError(f"method auto: {in_words('ProbEvidence')} certify no radius; give votes, draws or boxes")
+        return ("vanilla",)
+    found = ("bincp", "cas", "rscp_plus", "rcp1")
+    return (*found, "colep") if isinstance(evidence, SampleEvidence) else found
 
 
 def as_record(tuned: Tuned) -> dict[str, object]:
     """JSON-able record for a certificate."""
     return {
         "points": tuned.points,
-        "chosen": {"circuit": tuned.reasoning.circuit, "scale": tuned.reasoning.scale, "p": tuned.p},
+        "chosen": {
+            "method": tuned.method,
+            "circuit": tuned.reasoning.circuit,
+            "scale": tuned.reasoning.scale,
+            "p": tuned.p,
+        },
         "table": [
-            {"circuit": r.circuit, "scale": r.scale, "p": r.p, "mean_size": r.mean_size, "coverage": r.coverage}
+            {
+                "method": r.method,
+                "circuit": r.circuit,
+                "scale": r.scale,
+                "p": r.p,
+                "mean_size": r.mean_size,
+                "coverage": r.coverage,
+            }
             for r in tuned.table
         ],
     }

@@ -46,6 +46,9 @@ CATALOGUE: Mapping[str, MethodFacts] = {
     "vrcp_c": MethodFacts("VRCP-C, verified bounds of the calibration images", "boxes", norms=("l2", "linf")),
 }
 METHODS = tuple(CATALOGUE)
+AUTO = "auto"
+"""In place of a method: the one with the smallest sets on the tuning split."""
+CHOICES = (*METHODS, AUTO)
 ONE_DRAW = tuple(name for name, facts in CATALOGUE.items() if facts.draws == 1)
 """Methods that use one noise draw a point."""
 MEANS = ("rscp", "rscp_plus", "cas")

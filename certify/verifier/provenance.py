@@ -45,7 +45,9 @@ def _config(run: Run, config: Mapping[str, Any]) -> None:
     certificate, layer = run.certificate, run.certificate.reasoning
     own = {"method": certificate.method, "bound": layer.bound, "class_kind": layer.class_kind, "norm": certificate.norm}
     for name in (*TEXTS, "norm"):
-        if name in config:
+        if name == "method" and config.get(name) == "auto":
+            _automatic(run)
+        elif name in config:
             _same(name, config[name], own[name])
     noisy = certificate.method not in BOXED
     for name in NUMBERS:
@@ -59,6 +61,14 @@ def _config(run: Run, config: Mapping[str, Any]) -> None:
         _same("circuit", config["circuit"], layer.circuit)
     if "score" in config and (config["score"], certificate.score) != ("aps", "binary_aps"):
         _same("score", config["score"], certificate.score)
+
+
+def _automatic(run: Run) -> None:
+    """A method chosen on the tuning split is the one that the tuning record names."""
+    chosen = run.certificate.tuning.get("chosen")
+    if not isinstance(chosen, Mapping) or "method" not in chosen:
+        raise Refused("method was configured as 'auto', but no choice is recorded")
+    _same("method", chosen["method"], run.certificate.method)
 
 
 def _rows(run: Run, rows: Mapping[str, Any]) -> None:
@@ -85,6 +95,8 @@ def _rows(run: Run, rows: Mapping[str, Any]) -> None:
 
 def _tuning(run: Run, chosen: Mapping[str, Any]) -> None:
     layer = run.certificate.reasoning
+    if "method" in chosen:
+        _same("method", chosen["method"], run.certificate.method)
     if "circuit" in chosen:
         _same("circuit", chosen["circuit"], layer.circuit)
     if "scale" in chosen:

@@ -133,7 +133,7 @@ def cifar10(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Check that the CIFAR-10 files are there and are the published ones.
+    """Check that the CIFAR-10 images are there.
 
     They are fetched only when asked to."""
     place = _root(root)

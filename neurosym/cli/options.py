@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from neurosym.certify.methods import METHODS
+from neurosym.certify.methods import CHOICES as METHODS
 
 SCORES = ("lac", "aps", "raps", "saps")
 CIRCUITS = ("auto", "none", "rules", "exclusive")

@@ -14,7 +14,7 @@ NONE, RULES = Reasoning(KB, "none"), Reasoning(KB, "rules")
 
 
 def trial(reasoning: Reasoning, sizes: list[float]) -> tuple[Reasoning, _Trial]:
-    row = TuningRow(reasoning.circuit, reasoning.scale, None, float(np.mean(sizes)), 1.0)
+    row = TuningRow("bincp", reasoning.circuit, reasoning.scale, None, float(np.mean(sizes)), 1.0)
     return reasoning, _Trial(row, np.array(sizes))
 
 

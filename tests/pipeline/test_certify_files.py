@@ -248,3 +248,18 @@ def test_class_votes_that_are_not_one_a_draw(tmp_path: Path) -> None:
     options = FileOptions("colep", circuit="exclusive", alpha="0.2", radius="0.05")
     with pytest.raises(InputError, match="class votes do not sum to trials"):
         certify_files(cal, test, rules, options, tmp_path / "out")
+
+
+def test_automatic_method(tmp_path: Path) -> None:
+    """Chosen on the tuning rows, named in the certificate; a certificate that names another is refused."""
+    cal, test, _ = write(tmp_path, "scores")
+    out = tmp_path / "out"
+    outcome = certify_files(cal, test, None, FileOptions("auto", alpha="0.2", radius="0.05", seed=4), out)
+    result = verify(out / "certificate.json")
+    assert result.ok, [check for check in result.checks if not check.ok]
+    content = json.loads((out / "certificate.json").read_text())
+    assert content["tuning"]["chosen"]["method"] == content["method"] == outcome.summary["method"]
+    assert {row["method"] for row in content["tuning"]["table"]} == {"bincp", "cas", "rscp_plus", "rcp1"}
+    content["tuning"]["chosen"]["method"] = "cas" if content["method"] != "cas" else "bincp"
+    (out / "certificate.json").write_text(json.dumps(content))
+    assert "provenance" in {check.name for check in verify(out / "certificate.json").failed}
