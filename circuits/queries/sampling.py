@@ -88,17 +88,17 @@ def _choose(log_values: Tensor, generator: torch.Generator | None) -> Tensor:
     return (below <= point).sum(dim=1, keepdim=True)
 
 
-def best_rows(circuit: Circuit, pos: Tensor, neg: Tensor, where: str) -> Tensor:
-    """The best world of each row: weights [B, m] -> bool[B, m].
+def best_rows(circuit: Circuit, pos: Tensor, neg: Tensor, where: str) -> tuple[Tensor, Tensor]:
+    """The best world of each row, bool[B, m], and the log of its weight, [B], from weights [B, m].
 
     Raises:
         InconsistentEvidence: a row without a world.
     """
     if pos.shape[0] == 0:
-        return torch.zeros(pos.shape, dtype=torch.bool, device=pos.device)
+        return torch.zeros(pos.shape, dtype=torch.bool, device=pos.device), pos.new_zeros(0)
     world, log_weight = circuit.mpe(pos, neg)
     refuse_empty(log_weight, where)
-    return world
+    return world, log_weight
 
 
 @torch.no_grad()
@@ -131,14 +131,17 @@ def circuit_sample(
 
 @torch.no_grad()
 def circuit_mpe(circuit: Circuit, pos: Tensor, neg: Tensor, *, evidence: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """World of largest weight, bool[..., m], and the log of its weight, float64[...].
+    """World of largest weight, bool[..., m], and the log of its weight, float64[...], differentiable for that world.
 
     Args and errors as for :func:`circuit_sample`.
     """
     pos, neg = circuit_weights(pos, neg, circuit.num_variables, evidence)
     shape = pos.shape
-    world = best_rows(circuit, as_rows(pos), as_rows(neg), "the circuit").reshape(shape)
-    return world, circuit_log_weight(circuit, world, pos, neg)
+    best, log_weight = best_rows(circuit, as_rows(pos), as_rows(neg), "the circuit")
+    world = best.reshape(shape)
+    if torch.is_grad_enabled() and (pos.requires_grad or neg.requires_grad):
+        return world, circuit_log_weight(circuit, world, pos, neg)
+    return world, log_weight.to(pos.dtype).reshape(shape[:-1])
 
 
 def circuit_log_weight(circuit: Circuit, worlds: Tensor, pos: Tensor, neg: Tensor) -> Tensor:

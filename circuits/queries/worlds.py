@@ -129,7 +129,7 @@ def mpe(
     chosen = prepare(knowledge, p, circuit, class_kind, part, evidence)
 
     def pick(component: Component, pos: Tensor, neg: Tensor) -> Tensor:
-        return best_rows(component.circuit, pos, neg, chosen.where)[None]
+        return best_rows(component.circuit, pos, neg, chosen.where)[0][None]
 
     with torch.no_grad():
         world = _assemble(chosen, pick, lambda a, b: (a > b)[None])[0]
