@@ -196,6 +196,7 @@ class RobustConformalClassifier:
             p_grid=P_GRID if self.p is None else (self.p,),
             bound=self.bound,
             trials_test=self.trials_test,
+            points=evidence.n,
             seed=self.seed,
         )
 

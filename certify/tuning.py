@@ -5,7 +5,7 @@ robust set is what counts. The first layer (no rules) is the reference: another 
 smaller by more than one standard error of the paired differences over rows, since a small split would else pick
 winners by luck. Nothing here needs to be valid: candidates are fixed before calibration, so every theorem holds for
 the winner. Where the folds are too small for a finite threshold their largest score stands in, so that candidates
-can still be compared.
+can still be compared, unless the calibration set to come is too small for them as well.
 """
 
 from __future__ import annotations
@@ -153,6 +153,11 @@ class _Task:
     truth: np.ndarray
     fold: np.ndarray
     u: np.ndarray
+    points: int | None
+
+    def hopeless(self, conformal: Number) -> bool:
+        """The calibration set has too few points for a finite threshold at that level: every set will be full."""
+        return self.points is not None and conformal_rank(self.points, conformal) > self.points
 
     @property
     def folds(self) -> range:
@@ -164,8 +169,8 @@ class _Task:
         values = draws.one_score(source, reasoning, kind, self.u)
         mine = values[np.arange(self.truth.size), self.truth]
         q = np.array([_threshold(mine[self.fold != f], alpha) for f in self.folds])
-        rows = np.arange(self.truth.size)
-        return [_trial(method, reasoning, None, values <= q[self.fold][:, None], rows, self.truth)]
+        sets = (values <= q[self.fold][:, None]) | self.hopeless(alpha)
+        return [_trial(method, reasoning, None, sets, np.arange(self.truth.size), self.truth)]
 
     def bincp(
         self, source: SampleEvidence | draws.ScoreEvidence, reasoning: Reasoning, grid: Sequence[Number]
@@ -190,6 +195,7 @@ class _Task:
             sets.append(votes >= needed[:, None, None])
             order.append(rows)
         rows, every = np.concatenate(order), np.concatenate(sets, axis=1)
+        every |= np.array([self.hopeless(amount(budget, "conformal")) for budget, _ in plans])[:, None, None]
         return [_trial("bincp", reasoning, p, every[j], rows, self.truth) for j, p in enumerate(grid)]
 
     def whole(self, name: str, source: Any, reasoning: Reasoning, **options: Any) -> list[_Trial]:
@@ -209,7 +215,8 @@ class _Task:
             if made.trivial:
                 made = replace(made, threshold=float(made.calibration["scores"].max()))
             seen = method.observe(source.take(test), made, reasoning=reasoning)
-            parts.append((test, method.predict(made, seen, reasoning=reasoning)))
+            sets = method.predict(made, seen, reasoning=reasoning)
+            parts.append((test, sets | self.hopeless(amount(made.budget, "conformal"))))
         sets = np.concatenate([part for _, part in parts])
         return [_trial(name, reasoning, None, sets, np.concatenate([rows for rows, _ in parts]), self.truth)]
 
@@ -226,6 +233,7 @@ def tune(
     p_grid: Sequence[Number] = P_GRID,
     bound: Bound = "exact",
     trials_test: int | None = None,
+    points: int | None = None,
     seed: int = 0,
 ) -> Tuned:
     """The layer (method, p) with the smallest mean robust set, the first unless another is clearly better.
@@ -236,6 +244,7 @@ def tune(
             times: give cached ones.
         layers: candidates, preferred ones first.
         p_grid: BinCP's shares; ignored by other methods.
+        points: size of the calibration set to come: a candidate that needs more has full sets.
 
     Raises:
         InputError: no candidates, too few rows, an unknown method, or what the method itself refuses.
@@ -246,7 +255,7 @@ def tune(
         raise InputError(f"tuning split: {evidence.n} rows; give at least 4")
     truth = draws.labels_of(evidence, labels, layers[0])
     u = scores.uniforms(evidence.n, seed, TUNING_STREAM)
-    task = _Task(alpha, radius, score, trials_test, truth, _folds(evidence.n, seed), u)
+    task = _Task(alpha, radius, score, trials_test, truth, _folds(evidence.n, seed), u, points)
     names = applicable(evidence, radius) if method == methods.AUTO else (method,)
     votes = votes_from_samples(evidence) if isinstance(evidence, SampleEvidence) and "colep" in names else None
     trials: list[tuple[Reasoning, _Trial]] = []

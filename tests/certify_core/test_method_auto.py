@@ -93,3 +93,15 @@ def test_it_needs_data_of_its_own() -> None:
     evidence = drawn(np.random.default_rng(3), 30)[0]
     with pytest.raises(InputError, match="method auto: chooses on data of its own"):
         RobustConformalClassifier("auto", ALPHA, str(RADIUS)).conformalize(evidence)
+
+
+def test_methods_that_need_more_points_are_not_taken() -> None:
+    """RCP1 at radius 2 sigma and alpha .1 needs 1,937 points; its folds' largest scores would look small."""
+    rng = np.random.default_rng(4)
+    tuning = drawn(rng, 200)[0]
+    common: dict[str, Any] = {"layers": layers(tuning), "alpha": "0.1", "radius": "1"}
+    few, many = (tune(tuning, method="rcp1", points=points, **common).table[0].mean_size for points in (300, 3000))
+    assert few == 3.0
+    assert many < 3.0
+    clf = RobustConformalClassifier("auto", "0.1", "1").conformalize(drawn(rng, 300)[0], tuning=tuning)
+    assert clf.method != "rcp1"
