@@ -36,7 +36,7 @@ SLACK = 2.0**-20
 """Sums of two weights within 1/2 and 1 + SLACK, as p and 1 - p in float32, need no scaling: values grow by a factor of
 (1 + SLACK)^m at most."""
 FEW_ROWS = 16
-"""So few rows go to log space at once when the plain range does not hold them."""
+"""So few rows go to log space at once when the plain range does not hold them, unless the kernel is compiled."""
 
 
 Results = tuple[Tensor, ...]
@@ -142,7 +142,7 @@ class Evaluator:
         That is right to rounding if no node came near the smallest numbers, which is checked, so that at every node
         the lost terms are small beside its value. Where it is not, log space.
         """
-        if weights.batch < FEW_ROWS:
+        if weights.batch < FEW_ROWS and self._path(weights) != "numba":
             return exact(weights, extra)
         scaled, scale = self._relative(weights)
         kernel, tiny = self.kernel(weights), torch.finfo(scaled.pos.dtype).tiny
