@@ -57,7 +57,7 @@ def table(probs: Any, name: str = "probs") -> Array:
     Raises:
         InputError: another shape, no class, or not floating-point numbers.
     """
-    array = probs if is_tensor(probs) else np.asarray(probs)
+    array: Array = probs if is_tensor(probs) else np.asarray(probs)
     real = array.is_floating_point() if is_tensor(array) else array.dtype.kind == "f"
     if not real:
         raise InputError(f"field '{name}': dtype {array.dtype} is not floating-point; give probabilities")

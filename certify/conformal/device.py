@@ -74,7 +74,7 @@ def label_scores(probs: torch.Tensor, truth: np.ndarray, uniform: np.ndarray, ru
 
     u, labels = torch.as_tensor(uniform.copy(), device=probs.device), torch.as_tensor(truth, device=probs.device)
     out = torch.empty(probs.shape[0], dtype=torch.float64, device=probs.device)
-    for rows in blocks(*probs.shape, cells=DEVICE_CELLS):
+    for rows in blocks(len(probs), probs.shape[1], DEVICE_CELLS):
         own = probs[rows].gather(1, labels[rows, None])
         values, _ = _sorted(probs[rows], rows.start)
         if rule.kind == "lac":
@@ -100,7 +100,7 @@ def prediction_sets(
     out = torch.empty(probs.shape, dtype=torch.bool, device=probs.device)
     wide = np.dtype(np.float64 if probs.dtype == torch.float64 else np.float32)
     cuts = torch.as_tensor(lac_cut(limit, wide), device=probs.device) if rule.kind == "lac" else None
-    for rows in blocks(*probs.shape, cells=DEVICE_CELLS):
+    for rows in blocks(len(probs), probs.shape[1], DEVICE_CELLS):
         if cuts is not None:
             largest, smallest = probs[rows].amax(dim=1), probs[rows].amin(dim=1)
             if not bool(((smallest >= 0.0) & (largest <= 1.0 + ABOVE_ONE)).all()):
@@ -129,7 +129,7 @@ def class_sets(
 
     q, u = (torch.as_tensor(x.copy(), device=probs.device) for x in (limit, uniform))
     out = torch.empty(probs.shape, dtype=torch.bool, device=probs.device)
-    for rows in blocks(*probs.shape, cells=DEVICE_CELLS):
+    for rows in blocks(len(probs), probs.shape[1], DEVICE_CELLS):
         block = probs[rows]
         out[rows] = every_score(block, u[rows], rule, rows.start) <= q
         if not allow_empty:
@@ -149,6 +149,6 @@ def searched(
 
     u = torch.as_tensor(uniform.copy(), device=probs.device)
     out = torch.empty(probs.shape, dtype=torch.float64, device=probs.device)
-    for rows in blocks(*probs.shape, cells=DEVICE_CELLS):
+    for rows in blocks(len(probs), probs.shape[1], DEVICE_CELLS):
         out[rows] = count(every_score(probs[rows], u[rows], rule, rows.start), rows)
     return out

@@ -183,7 +183,7 @@ def class_p_values(
     if on_device(probs):
         return device.searched(probs, uniform, rule, lambda scores, rows: columns(_Ladder.look_up_there, scores, rows))
     p, out = host(probs), np.empty(probs.shape)
-    for rows in blocks(*probs.shape, cells=1 << 21):  # one search for each class and block: larger blocks
+    for rows in blocks(len(probs), probs.shape[1], 1 << 21):  # one search for each class and block: larger blocks
         out[rows] = columns(_Ladder.look_up, every_score(p[rows], uniform[rows], rule, rows.start), rows)
     return like(out, probs)
 

@@ -135,7 +135,7 @@ def lac_cut(threshold: np.ndarray, dtype: np.dtype) -> np.ndarray:
         middle = low + (high - low) // 2
         enough = 1.0 - middle.view(real).astype(np.float64) <= values
         high, low = np.where(enough, middle, high).astype(bits), np.where(enough, low, middle).astype(bits)
-    cut = high.view(real)
+    cut: np.ndarray = high.view(real)
     return np.where(cut > 2.0, np.inf, cut).astype(real)[inverse.reshape(threshold.shape)]
 
 
@@ -145,7 +145,7 @@ def _at_least(block: np.ndarray, cut: np.ndarray, out: np.ndarray, start: int, a
     Seen as unsigned integers, floats in [0, 1] are at most the bits of 1.0; negative ones and NaN are above.
     """
     bits = np.dtype(f"u{block.dtype.itemsize}")
-    if block.view(bits).max() > np.ones(1, dtype=block.dtype).view(bits)[0]:
+    if int(block.view(bits).max()) > int(np.ones(1, dtype=block.dtype).view(bits)[0]):
         check_range(block.min(axis=1), block.max(axis=1), start)
     if not allow_empty:
         cut = np.minimum(cut, block.max(axis=1))
