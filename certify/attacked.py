@@ -9,8 +9,10 @@ import numpy as np
 
 from neurosym.certify.config import CertifyConfig
 from neurosym.certify.evidence import votes_from_samples
+from neurosym.certify.methods import BOXED
 from neurosym.certify.sources import Source
 from neurosym.certify.study import Finding, predicted
+from neurosym.certify.verifier.wording import NORMS
 
 ATTACK_STREAM = 1  # the defender's fresh noise on attacked images
 ATTACK_SEED = 7
@@ -26,6 +28,7 @@ class Attacked:
     mean_size: float
     steps: int
     draws: int
+    norm: str = "l2"
 
     @property
     def coverage(self) -> float:
@@ -39,7 +42,7 @@ class Attacked:
             "mean_size": self.mean_size,
             "steps": self.steps,
             "draws": self.draws,
-            "kind": "PGD-L2 through noise, network, circuit and score",
+            "kind": f"PGD-{NORMS[self.norm]} through noise, network, circuit and score",
         }
 
 
@@ -54,6 +57,7 @@ def attack_rows(
     import torch
 
     from neurosym.certify.attacks import pgd
+    from neurosym.certify.boxed import predicting_evidence
     from neurosym.certify.noise import pick_device
     from neurosym.certify.sampling import ModelEvidence
 
@@ -65,6 +69,7 @@ def attack_rows(
     distance = min(record.threshold, 1.0 - record.threshold) if votes else 1.0
     temperature = min(WIDEST, max(NARROWEST, 0.5 * distance))
     model = source.model.to(pick_device(config.device))
+    draws = config.attack.draws if record.method not in BOXED else 1
     adversarial = pgd(
         model,
         images,
@@ -73,7 +78,8 @@ def attack_rows(
         finding.classifier.reasoning,
         float(record.sigma),
         steps=config.attack.steps,
-        draws=config.attack.draws,
+        norm=record.norm,  # type: ignore[arg-type]  # l2 or linf
+        draws=draws,
         seed=ATTACK_SEED + config.seed,
         loss="vote" if votes else "score",
         threshold=record.threshold if votes else None,
@@ -84,7 +90,10 @@ def attack_rows(
         indices=rows,
     )
     pairs = [(image, int(label)) for image, label in zip(adversarial, labels, strict=True)]
-    evidence: Any = ModelEvidence(
+    if record.method in BOXED:
+        evidence: Any = predicting_evidence(config, source, pairs, record, progress=progress)
+        return _result(config, finding, evidence, labels.numpy(), 1)
+    evidence = ModelEvidence(
         source.model,
         pairs,
         config.sigma,
@@ -101,6 +110,12 @@ def attack_rows(
     )
     if record.method == "colep":
         evidence = votes_from_samples(evidence)
+    return _result(config, finding, evidence, labels.numpy(), draws)
+
+
+def _result(config: CertifyConfig, finding: Finding, evidence: Any, labels: np.ndarray, draws: int) -> Attacked:
+    record = finding.calibrated
     sets = predicted(finding.classifier, record, finding.classifier.observe(evidence))
-    hit = sets[np.arange(len(rows)), labels.numpy()]
-    return Attacked(len(rows), int(hit.sum()), float(sets.sum(axis=1).mean()), config.attack.steps, config.attack.draws)
+    hit = sets[np.arange(len(labels)), labels]
+    mean, steps = float(sets.sum(axis=1).mean()), config.attack.steps
+    return Attacked(len(labels), int(hit.sum()), mean, steps, draws, record.norm)

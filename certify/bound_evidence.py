@@ -8,22 +8,24 @@ run, or run what you certify.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from neurosym.certify.evidence import BoxEvidence, ClassKind, check_norm
+from neurosym.certify.evidence import BoxEvidence, ClassKind, ProbEvidence, check_norm
 from neurosym.certify.exact import Number, decimal
 from neurosym.errors import InputError
 from neurosym.models.bounds.ball import ball
 from neurosym.models.bounds.crown import PROPAGATIONS, Propagation, form_bounds, intervals_of
 from neurosym.models.bounds.graph import build_network
-from neurosym.models.bounds.layers import evaluate
+from neurosym.models.bounds.layers import Network, evaluate
 from neurosym.models.bounds.softmax_bounds import (
+    box_tables,
     difference_forms,
     difference_tables,
     sigmoid_range,
@@ -31,10 +33,7 @@ from neurosym.models.bounds.softmax_bounds import (
 )
 from neurosym.models.outputs import PredicateModel, predicate_probabilities
 
-if TYPE_CHECKING:
-    from neurosym.models.bounds.layers import Network
-
-BATCH = 8
+BATCH, PLAIN_BATCH = 8, 64
 MOST_PAIRS = 32  # classes up to which all differences of logits are bounded by themselves
 
 
@@ -81,19 +80,13 @@ class Bounder:
             tables = difference_tables(low[:, rest:], high[:, rest:], classes)
             blocks = [softmax_range(*tables, largest), sigmoid_range(low[:, :rest], high[:, :rest])]
         elif softmax:
-            blocks = [_softmax_of_boxes(low[:, :classes], high[:, :classes], largest)]
+            blocks = [softmax_range(*box_tables(low[:, :classes], high[:, :classes]), largest)]
             blocks.append(sigmoid_range(low[:, classes:], high[:, classes:]))
         else:
             blocks = [sigmoid_range(low, high)]
         lower, upper = (torch.cat([block[side] for block in blocks], dim=1) for side in (0, 1))
         probs = predicate_probabilities(evaluate(network, images), classes, self.class_kind)
         return probs, lower, upper
-
-
-def _softmax_of_boxes(low: Tensor, high: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    from neurosym.models.bounds.softmax_bounds import box_tables
-
-    return softmax_range(*box_tables(low, high), largest)
 
 
 def bound_evidence(
@@ -120,27 +113,80 @@ def bound_evidence(
     Raises:
         InputError: an operation without bounds, images outside [0, 1], or names that do not fit.
     """
-    own = model if isinstance(model, PredicateModel) else None
-    names = predicates if predicates is not None else getattr(own, "predicates", None)
-    classes = num_classes if num_classes is not None else getattr(own, "num_classes", None)
-    if names is None or classes is None:
-        raise InputError("the model does not name its outputs; pass predicates= and num_classes=")
-    index = np.arange(len(dataset)) if rows is None else np.asarray(rows, dtype=np.int64)
-    if not index.size:
-        raise InputError("the dataset has no rows; check its folder or indices")
-    network, parts, seen = None, [], []
-    for start in tqdm(range(0, index.size, batch), desc="bounds", unit="batch", disable=not progress, leave=False):
-        items = [dataset[int(row)] for row in index[start : start + batch]]
-        images = torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items])
-        seen += [int(item[1]) for item in items if isinstance(item, tuple | list) and len(item) > 1]
-        if network is None:
-            network = build_network(model, tuple(images.shape[1:]), device)
-            if network.outputs != len(names):
-                raise InputError(f"the network has {network.outputs} outputs, but {len(names)} names are given")
-        parts.append([part.cpu().numpy() for part in bounder.boxes(network, images, int(classes))])
+    reader = _Reader(model, dataset, rows, predicates, num_classes, torch.device(device))
+    parts = [
+        [part.cpu().numpy() for part in bounder.boxes(network, images, reader.classes)]
+        for network, images in reader.batches(batch, "bounds", progress)
+    ]
     probs, lower, upper = (np.concatenate(side) for side in zip(*parts, strict=True))
-    truth = labels if labels is not None else np.array(seen) if len(seen) == index.size else None
     radius = float(decimal(bounder.radius, "radius"))
+    names, truth = reader.names, reader.truth if labels is None else labels
     return BoxEvidence(
-        lower, upper, radius, tuple(names), truth, bounder.class_kind, int(classes), probs=probs, norm=bounder.norm
+        lower, upper, radius, names, truth, bounder.class_kind, reader.classes, probs=probs, norm=bounder.norm
     )
+
+
+def answer_evidence(
+    model: nn.Module,
+    dataset: Any,
+    class_kind: ClassKind = "categorical",
+    *,
+    predicates: tuple[str, ...] | None = None,
+    num_classes: int | None = None,
+    labels: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> ProbEvidence:
+    """The probabilities that ``bound_evidence`` bounds, without bounds: the same function, one pass an image."""
+    reader = _Reader(model, dataset, rows, predicates, num_classes, torch.device(device))
+    parts = [
+        predicate_probabilities(evaluate(network, images), reader.classes, class_kind).cpu().numpy()
+        for network, images in reader.batches(PLAIN_BATCH, "answers", progress)
+    ]
+    truth = reader.truth if labels is None else labels
+    return ProbEvidence(np.concatenate(parts), reader.names, truth, class_kind, reader.classes)
+
+
+class _Reader:
+    """Batches of images with the network traced for their shape; the labels that came along."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Any,
+        rows: np.ndarray | None,
+        predicates: tuple[str, ...] | None,
+        num_classes: int | None,
+        device: torch.device,
+    ) -> None:
+        own = model if isinstance(model, PredicateModel) else None
+        names = predicates if predicates is not None else getattr(own, "predicates", None)
+        classes = num_classes if num_classes is not None else getattr(own, "num_classes", None)
+        if names is None or classes is None:
+            raise InputError("the model does not name its outputs; pass predicates= and num_classes=")
+        self.names, self.classes = tuple(str(name) for name in names), int(classes)
+        self.model, self.dataset, self.device = model, dataset, device
+        self.rows = np.arange(len(dataset)) if rows is None else np.asarray(rows, dtype=np.int64)
+        if not self.rows.size:
+            raise InputError("the dataset has no rows; check its folder or indices")
+        self.labels: list[int] = []
+
+    @property
+    def truth(self) -> np.ndarray | None:
+        return np.array(self.labels, dtype=np.int64) if len(self.labels) == self.rows.size else None
+
+    def batches(self, size: int, what: str, progress: bool) -> Iterator[tuple[Network, Tensor]]:
+        network: Network | None = None
+        starts = range(0, self.rows.size, size)
+        for start in tqdm(starts, desc=what, unit="batch", disable=not progress, leave=False):
+            items = [self.dataset[int(row)] for row in self.rows[start : start + size]]
+            images = torch.stack([item[0] if isinstance(item, tuple | list) else item for item in items])
+            self.labels += [int(item[1]) for item in items if isinstance(item, tuple | list) and len(item) > 1]
+            if network is None:
+                network = build_network(self.model, tuple(images.shape[1:]), self.device)
+                if network.outputs != len(self.names):
+                    raise InputError(
+                        f"the network has {network.outputs} outputs, but {len(self.names)} names are given"
+                    )
+            yield network, images.to(self.device)

@@ -84,6 +84,9 @@ class CertifyConfig(_Section):
     alpha: Decimal = "0.1"
     radius: Decimal = "0.25"
     norm: Literal["l2", "linf"] = Field(default="l2", description="distance of the radius; linf for vrcp_i and vrcp_c")
+    propagation: Literal["ibp", "crown_ibp", "crown"] = Field(
+        default="crown", description="how vrcp_i and vrcp_c bound the network: from fast and loose to slow and tight"
+    )
     sigma: Decimal = "0.25"
     trials: int = Field(default=256, ge=1, description="noise draws for each image")
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -15,6 +15,7 @@ import numpy as np
 
 from neurosym.certify.config import CertifyConfig
 from neurosym.certify.file_parts import FileOptions, file_hashes, file_parts
+from neurosym.certify.methods import BOXED
 from neurosym.certify.predicting import Prediction, predict_file, predict_images
 from neurosym.certify.sources import DEMO_NOTE, Source, demo_config, load_source, noise_samples
 from neurosym.certify.study import (
@@ -116,6 +117,7 @@ def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, pr
         InputError: anything wrong with configuration, model, data or rules.
     """
     from neurosym.certify.attacked import attack_rows
+    from neurosym.certify.boxed import bound_notes, boxed_parts, plain_worlds
 
     start = time.perf_counter()
     source = load_source(config)
@@ -123,13 +125,17 @@ def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, pr
     settings = _settings(config)
     _preflight(config, settings, source.kb)
     writable(out)
-    samples = noise_samples(config, source, out / WORK, resume=resume, progress=progress)
-    evidence = _method_evidence(config.method, samples)
-    parts = [evidence.take(rows) for rows in (split.tune, split.calibrate, split.test)]
-    tuning = parts[0] if len(split.tune) else None
-    finding = certify_split(tuning, parts[1], parts[2], source.kb, settings)
-    plain = _without_rules(finding, tuning, parts[1], parts[2], source.kb, settings)
-    worlds = _worlds(samples, split.test)
+    parts: list[Any]
+    if config.method in BOXED:
+        parts = boxed_parts(config, source, split, progress=progress)
+        worlds = plain_worlds(parts[2])
+    else:
+        samples = noise_samples(config, source, out / WORK, resume=resume, progress=progress)
+        evidence = _method_evidence(config.method, samples)
+        parts = [evidence.take(rows) if len(rows) else None for rows in (split.tune, split.calibrate, split.test)]
+        worlds = _worlds(samples, split.test)
+    finding = certify_split(parts[0], parts[1], parts[2], source.kb, settings)
+    plain = _without_rules(finding, parts[0], parts[1], parts[2], source.kb, settings)
     attacked = None
     if config.attack.images and config.method != "vanilla":
         attacked = attack_rows(config, source, finding, split.test[: config.attack.images], progress=progress)
@@ -141,7 +147,7 @@ def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, pr
         predicates=source.predicates,
         kb=source.kb,
         index=split.test,
-        notes=(DEMO_NOTE,) if config.data.name == "demo" else (),
+        notes=((DEMO_NOTE,) if config.data.name == "demo" else ()) + bound_notes(config),
         rules=_rules(source.kb, source.predicates, worlds),
         extras=_extras(source, finding, plain, split),
         provenance=_provenance(config, source, split, attacked),

@@ -136,6 +136,7 @@ def predict_images(
     Raises:
         InputError: the certificate was made for another network, noise or rules.
     """
+    from neurosym.certify.boxed import predicting_evidence
     from neurosym.certify.evidence import votes_from_samples
     from neurosym.certify.images import ImageFolder
     from neurosym.certify.sampling import ModelEvidence
@@ -144,10 +145,16 @@ def predict_images(
     network = load_network(config)
     folder = ImageFolder(images, image_size(network.model, config.data))
     restored = None if certificate is None else _restore(Path(certificate))
+    rows = tuple(str(path.relative_to(folder.root)) for path in folder.files)
+    classes = network.predicates[: network.num_classes]
     sigma, trials = config.sigma, min(config.trials, LABEL_TRIALS)
     if restored is not None:
         document, calibrated, kb, _ = restored
         _same_network(document, kb, network, f"{certificate}", config)
+        if calibrated.method in BOXED:
+            found = predicting_evidence(config, network, folder, calibrated, progress=progress)
+            sets, best = _predict(calibrated, restored[3], found, secrets.randbits(62))
+            return Prediction(sets, classes, rows, best)
         sigma, trials = calibrated.sigma, int(calibrated.derived.get("trials_test", 1))
     evidence: Any = ModelEvidence(
         network.model,
@@ -162,8 +169,6 @@ def predict_images(
         stream=PREDICTION_STREAM,
         progress=progress,
     )
-    rows = tuple(str(path.relative_to(folder.root)) for path in folder.files)
-    classes = network.predicates[: network.num_classes]
     if restored is None:
         total = np.zeros((len(rows), network.num_classes))
         for block, samples in evidence.chunks():

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import inside, networks, shaken
+from bounded_networks import inside, networks, shaken
 from torch import Tensor, nn
 
 from neurosym.models.bounds.ball import Ball, ball

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import shaken
+from bounded_networks import shaken
 from torch import Tensor, nn
 
 from neurosym.errors import InputError
