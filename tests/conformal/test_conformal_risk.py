@@ -10,7 +10,7 @@ import pytest
 from conformal_cases import threshold_by_search
 
 from neurosym.certify.conformal import conformal_risk_control, learn_then_test
-from neurosym.certify.conformal.risk import binomial_p, hoeffding_bentkus_p, loss_p_values, rejected
+from neurosym.certify.conformal.risk import _ceiling, binomial_p, hoeffding_bentkus_p, loss_p_values, rejected
 from neurosym.errors import InputError
 
 
@@ -37,12 +37,19 @@ def test_hoeffding_bentkus_by_hand(total: float) -> None:
 
 
 def test_sums_are_rounded_up_exactly() -> None:
-    # ten times 0.1 is more than 1 by 10 (0.1 - 1/10) > 0, though its float sum is 1 or less
-    losses = np.full((10, 1), 0.1)
-    assert sum(Fraction(0.1) for _ in range(10)) > 1
-    found = loss_p_values(losses, "0.9", "hoeffding_bentkus")[0]
-    h = 0.1 * math.log(0.1 / 0.9) + 0.9 * math.log(0.9 / 0.1)
-    assert found == pytest.approx(min(math.exp(-10 * h), math.e * float(_tail(10, 2, Fraction(9, 10)))), rel=1e-8)
+    # ten times the float 0.1 is a little more than 1, though its float sum is 1 or less
+    generator = np.random.default_rng(0)
+    columns = [
+        np.full(10, 0.1),
+        np.full(10, 0.7),
+        np.zeros(3),
+        np.ones(4),
+        np.array([0.5, 0.5]),
+        np.array([1.0, 1e-300]),
+    ]
+    columns += [generator.integers(0, 11, 30) / 10.0 for _ in range(50)] + [generator.random(9) for _ in range(20)]
+    for column in columns:
+        assert _ceiling(column) == math.ceil(sum(map(Fraction, column.tolist()), Fraction(0)))
 
 
 @pytest.mark.parametrize("kind", ["auto", "hoeffding_bentkus"])
