@@ -349,6 +349,10 @@ def normalise(weights: Weights) -> tuple[Weights, Tensor | None]:
     least, most = torch.aminmax(total)
     if float(most) <= 1 + SLACK and float(least) >= 0.5:
         return weights, None
+    if total.device.type == "cpu" and _can_widen(weights):
+        # kernels on the host compute in float64, whose range the quotients need as well
+        weights = _widen(weights)
+        total = weights.pos + weights.neg
     # a variable of which both literals weigh nothing leaves no world, whatever it is divided by
     total = torch.where(total > 0, total, 1.0)
     return Weights(weights.pos / total, weights.neg / total, weights.constants), total

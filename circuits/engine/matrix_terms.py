@@ -148,6 +148,6 @@ def _divide(masses: list[Mass], weight: Tensor, out: Tensor) -> None:
 def _unusable(weights: Weights) -> Tensor:
     """Rows with a weight so small that a mass divided by it means nothing, bool[B]."""
     least = torch.finfo(weights.pos.dtype).tiny
-    if weights.pos.numel() and float(torch.minimum(weights.pos.min(), weights.neg.min())) > least:
+    if not weights.pos.numel() or float(torch.minimum(weights.pos.min(), weights.neg.min())) > least:
         return torch.zeros(weights.batch, dtype=torch.bool, device=weights.pos.device)
     return torch.minimum(weights.pos.amin(dim=1), weights.neg.amin(dim=1)) <= least

@@ -106,14 +106,16 @@ def gradients(
             inverse[t] = 1.0 / table[root, t]
         for t in range(width):
             a, b = on[start + t], off[start + t]
-            for j in range(a.size):
-                a[j] = slopes[j, t] * inverse[t]
-            for j in range(b.size):
-                b[j] = slopes[m + j, t] * inverse[t]
             if scaled[t]:
+                # at once: what comes before the division may be beyond float32
                 for j in range(m):
-                    a[j] /= totals[t, j]
-                    b[j] /= totals[t, j]
+                    a[j] = slopes[j, t] * inverse[t] / totals[t, j]
+                    b[j] = slopes[m + j, t] * inverse[t] / totals[t, j]
+            else:
+                for j in range(a.size):
+                    a[j] = slopes[j, t] * inverse[t]
+                for j in range(b.size):
+                    b[j] = slopes[m + j, t] * inverse[t]
             for j in range(c):
                 along[start + t, j] = slopes[2 * m + j, t] * inverse[t]
     return lost
