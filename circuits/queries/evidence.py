@@ -87,6 +87,15 @@ class Selection:
         self.refuse(empty.flatten(-entries).any(dim=-1) if entries else empty)
         return found.to(self.dtype)
 
+    def require_free(self) -> None:
+        """Raise where neither literal of a free predicate has weight: the evidence contradicts a probability of 0 or 1.
+
+        Raises:
+            InconsistentEvidence: names the row.
+        """
+        free = self.free
+        self.refuse((free.take(self.pos) + free.take(self.neg) <= 0).any(dim=-1))
+
     def refuse(self, empty: Tensor) -> None:
         """Raise for the first true entry of ``empty`` (bool[...], rows without a world).
 

@@ -318,6 +318,7 @@ def joint_distribution(
     ids = [chosen.kb.index(name) for name in predicates]
     if len(ids) > MAX_JOINT or len(set(ids)) < len(ids):
         raise InputError(f"joint distribution of {list(predicates)}: name up to {MAX_JOINT} different predicates")
+    chosen.require_free()
     batch, k = chosen.batch, len(ids)
     table = chosen.pos.new_full((*batch, *(1,) * k), 1.0 + chosen.void)
     for component, pos, neg in chosen.components():

@@ -23,7 +23,8 @@ Knowledge = KnowledgeBase | CompiledKnowledge
 def join(part: Part, num_predicates: int) -> CircuitIR:
     """One circuit over variables 0..num_predicates-1 for all components, free predicates and the part's constant."""
     pieces = [_renumbered(component, num_predicates) for component in part.components]
-    inside = {v for component in part.components for v in component.variables}
+    # a component without a world is the constant 0, which mentions none of its variables
+    inside = {v for component in part.components if component.ir.kind[-1] != CONSTANT for v in component.variables}
     pieces += [_free(v, num_predicates) for v in range(num_predicates) if v not in inside]
     if part.log_constant != 0.0:
         pieces.append(_leaf(CONSTANT, 0, part.log_constant, num_predicates))

@@ -129,7 +129,6 @@ def circuit_sample(
     return drawn.reshape(num_samples, *shape)
 
 
-@torch.no_grad()
 def circuit_mpe(circuit: Circuit, pos: Tensor, neg: Tensor, *, evidence: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """World of largest weight, bool[..., m], and the log of its weight, float64[...], differentiable for that world.
 

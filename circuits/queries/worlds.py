@@ -230,8 +230,7 @@ def _assemble(
     pos, neg = chosen.pos, chosen.neg
     v = pos.shape[-1]
     world = single(pos, neg)
-    free = chosen.free
-    chosen.refuse((free.take(pos) + free.take(neg) <= 0).any(dim=-1))
+    chosen.require_free()
     shape = world.shape
     flat = world.reshape(shape[0], math.prod(shape[1:-1]), v)
     for component, on, off in chosen.components():

@@ -272,6 +272,11 @@ def test_infinite_and_impossible() -> None:
         with pytest.raises(InconsistentEvidence, match="row 1: ") as caught:
             query()
         assert caught.value.row == 1
+    # c is in no rule, and its evidence has probability 0
+    kb, p = KnowledgeBase(("a",), ("b", "c"), kb.rules), torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.5, 0.0]])
+    for query, asked in ((joint_distribution, (["a"],)), (entropy, ()), (mutual_information, ("a", "b"))):
+        with pytest.raises(InconsistentEvidence, match=r"row 1: .*under the given evidence"):
+            query(kb, p, *asked, evidence={"c": True})
     wrong = KnowledgeBase(("a",), (), (Rule(parse("false"), math.inf),))
     with pytest.raises(InconsistentEvidence, match="row 0"):
         entropy(wrong, torch.tensor([0.5]))

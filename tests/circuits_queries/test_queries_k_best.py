@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from neurosym.circuits import InconsistentEvidence, circuit_k_best, compile, k_best, log_wmc, mpe
+from neurosym.circuits import (
+    InconsistentEvidence,
+    circuit_k_best,
+    compile,
+    k_best,
+    log_wmc,
+    model_count,
+    mpe,
+    part_circuit,
+)
 from neurosym.circuits.queries import kbest
 from neurosym.errors import InputError
 from neurosym.logic.knowledge import KnowledgeBase, Rule
@@ -103,6 +112,18 @@ def test_all_worlds_add_up_to_the_count() -> None:
     assert got.found == 8
     assert torch.logsumexp(got.log_weight, dim=-1).item() == pytest.approx(log_wmc(kb, p).item(), abs=1e-13)
     assert (got.log_weight.diff()[:7] <= 0).all()
+
+
+def test_a_component_without_a_world_among_others() -> None:
+    rules = (Rule(parse("a & false"), math.inf), Rule(parse("b -> c"), math.inf))
+    kb = KnowledgeBase(("a", "b"), ("c", "d"), rules)
+    with pytest.raises(InconsistentEvidence, match="row 0: "):
+        k_best(kb, torch.full((2, 4), 0.5), 3)
+    assert model_count(kb) == 0
+    half = torch.full((4,), 0.5, dtype=torch.float64)
+    circuit = part_circuit(kb)
+    assert circuit.log_wmc(half, half).item() == -math.inf
+    assert circuit_k_best(circuit, half, half, 3).found.item() == 0
 
 
 def test_shapes_dtypes_chunks_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:

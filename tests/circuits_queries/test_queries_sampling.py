@@ -179,6 +179,17 @@ def test_weights_far_below_one() -> None:
     assert weight.item() == pytest.approx(math.log(0.75) + 199 * math.log(1e-3), rel=1e-13)
 
 
+def test_the_weight_of_the_best_world_is_differentiable() -> None:
+    case = cases.clause_case(3)
+    rng = np.random.default_rng(3)
+    pos, neg = (torch.tensor(rng.uniform(0.1, 1.0, (4, case.num_variables)), requires_grad=True) for _ in range(2))
+    world, weight = circuit_mpe(case.circuit, pos, neg)
+    on, off = torch.autograd.grad(weight.sum(), (pos, neg))
+    zero = torch.zeros_like(pos)
+    torch.testing.assert_close(on, torch.where(world, 1 / pos.detach(), zero))
+    torch.testing.assert_close(off, torch.where(world, zero, 1 / neg.detach()))
+
+
 def test_wrong_arguments() -> None:
     kb = KnowledgeBase(("a",), ("b",), (Rule(parse("a -> b"), math.inf),))
     p = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
