@@ -72,7 +72,8 @@ def build_term_program(terms: NDArray[np.int8], log_constants: Floats) -> TermPr
     base = _base_states(np.stack([(states == s).sum(axis=0) for s in range(3)]))
     cuts = [0, *(np.flatnonzero(np.diff(base)) + 1).tolist(), base.size]
     runs = np.array([(lo, hi, base[lo]) for lo, hi in itertools.pairwise(cuts)], dtype=np.int32)
-    blocks, columns = [], []
+    blocks: list[tuple[int, int, int, int, int]] = []
+    columns: list[NDArray[np.bool_]] = []
     for lo, hi, own in runs.tolist():
         for state in range(3):
             used = np.flatnonzero((states[:, lo:hi] == state).any(axis=0))
