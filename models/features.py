@@ -87,7 +87,7 @@ def load_awa2(root: str | Path, split: str) -> ImageSet:
 def _table(path: Path, dtype: type) -> np.ndarray:
     """Numbers of a text file, ``[n, columns]``."""
     try:
-        found = np.loadtxt(path, dtype=dtype, ndmin=2)
+        found: np.ndarray = np.loadtxt(path, dtype=dtype, ndmin=2)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; put the published ResNet-101 features of AwA2 there (AwA2-features.zip)"

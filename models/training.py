@@ -255,7 +255,7 @@ class _Progress:
             print(f"epoch {epoch:3d}/{self.epochs}  {self.seconds:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
-def _circuit(kb: KnowledgeBase, name: str) -> Any:
+def _circuit(kb: KnowledgeBase, name: Literal["none", "rules", "exclusive"]) -> Any:
     """The reasoning layer of the loss; categorical classes, as the class head is one softmax."""
     if name == "none":
         return None
