@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from fractions import Fraction
 
@@ -42,6 +43,7 @@ KINDS = [f"{states}-{place}" for states in ("full", "free") for place in ("first
 
 
 PATHS = ["terms", "matrix"]
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -194,6 +196,6 @@ def test_float32_is_right_to_float32(path: str) -> None:
         assert x.grad is not None
         grads.append((q.detach().double(), x.grad.double()))
     # the matrix product rounds sums of 300 logs, of size up to ten
-    digits = 3e-7 if path == "terms" else 2e-5
+    digits = 3e-7 if path == "terms" and HAS_NUMBA else 2e-5
     torch.testing.assert_close(grads[0][0], grads[1][0], rtol=digits, atol=digits)
     torch.testing.assert_close(grads[0][1], grads[1][1], rtol=10 * digits, atol=10 * digits)
