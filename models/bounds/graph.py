@@ -183,8 +183,9 @@ class _Builder:
         if isinstance(module, nn.AdaptiveAvgPool2d):
             return self._adaptive(x, module.output_size)
         if isinstance(module, nn.MaxPool2d) and not module.return_indices:
-            pairs = [_pair(v) for v in (module.kernel_size, module.stride, module.padding, module.dilation)]
-            return self.put(ops.MaxPool(*pairs, module.ceil_mode), x)
+            kernel, stride = _pair(module.kernel_size), _pair(module.stride)
+            padding, dilation = _pair(module.padding), _pair(module.dilation)
+            return self.put(ops.MaxPool(kernel, stride, padding, dilation, module.ceil_mode), x)
         raise InputError(f"bounds: no bound is known for {type(module).__name__} ({name}); {KNOWN} are known")
 
     def _conv(self, name: str, module: nn.Conv2d, x: int) -> _Number:
@@ -342,6 +343,6 @@ def _moved(network: Network, device: torch.device) -> Network:
 
     def moved(layer: Layer) -> Layer:
         tensors = {name: item.to(device) for name, item in vars(layer).items() if isinstance(item, Tensor)}
-        return cast(Layer, type(layer)(**(vars(layer) | tensors)))
+        return type(layer)(**(vars(layer) | tensors))
 
     return Network(tuple(Node(moved(node.layer), node.inputs, node.shape) for node in network.nodes))
