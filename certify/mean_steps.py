@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -117,13 +118,19 @@ def watch(evidence: Evidence, calibrated: Calibrated, reasoning: Reasoning | Non
     return Watched(source, reasoning, uniforms(source.n, seed, TEST_STREAM), grid)
 
 
-def keeps_all_note(calibrated_rank: int, n: int, keeps_all: bool, trials: int, ratio: float) -> tuple[str, ...]:
-    """The note that the draws, not the number of points, make every set full."""
-    if not keeps_all or calibrated_rank > n:
+def keeps_all_note(made: Calibrated) -> tuple[str, ...]:
+    """The note that the draws, not the number of points, make every set full, with how many would do if that is known."""
+    derived: Mapping[str, Any] = made.derived
+    if not derived["keeps_all"] or made.rank > made.n:
         return ()
+    mean, failure = float(derived.get("mean_attacked", made.threshold)), shares(made.budget).get(ATTACKED)
+    needed = "draw more"
+    if failure is not None and mean < 1.0 - 1e-9:
+        # all scores at their largest refute the mean m at M' draws iff m^M' <= b
+        needed = f"draw at least {math.ceil(math.log(failure) / math.log(mean))} at test"
     return (
-        f"{trials} test draws cannot certify radius/sigma = {ratio:.4g} at this threshold: every set is full; draw "
-        "more, raise sigma, or lower the radius",
+        f"{derived['trials_test']} test draws cannot certify radius/sigma = {derived['radius_over_sigma']:.4g} at this "
+        f"threshold: every set is full; {needed}, raise sigma, or lower the radius",
     )
 
 

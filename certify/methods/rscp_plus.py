@@ -141,9 +141,7 @@ def calibrate(
         notes=too_few(n, conformal),
     )
     made = moved(base, radius)
-    ratio, keeps_all = float(made.derived["radius_over_sigma"]), bool(made.derived["keeps_all"])
-    notes = steps.keeps_all_note(made.rank, n, keeps_all, int(made.derived["trials_test"]), ratio)
-    return replace(made, notes=made.notes + notes)
+    return replace(made, notes=made.notes + steps.keeps_all_note(made))
 
 
 def moved(calibrated: Calibrated, radius: Number) -> Calibrated:

@@ -1,7 +1,7 @@
 """The curve over the radius: the same scores or votes read at other radii.
 
-RCP1 and BinCP are recomputed. COLEP's other radii would need every box anew: there only the certificate's own radius
-is compared, and the check says so.
+RCP1, BinCP, RSCP, RSCP+ and CAS are recomputed. COLEP's other radii would need every box anew: there only the
+certificate's own radius is compared, and the check says so.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from fractions import Fraction
 import numpy as np
 
 from neurosym.certify.schema import CurvePoint, Real
+from neurosym.certify.verifier import means_curve
 from neurosym.certify.verifier.certified import bound_below, certified_votes
 from neurosym.certify.verifier.common import Refused, Run, array, budget, fraction, integer, real
 from neurosym.certify.verifier.general import close, shifted_down
 from neurosym.certify.verifier.numbers import as_decimal, limit_below, safe_range_below
+
+MEANS = ("rscp", "rscp_plus", "cas")
 
 
 def curve(run: Run) -> str:
@@ -30,11 +33,11 @@ def curve(run: Run) -> str:
             _rcp1(run, point)
         elif method == "bincp":
             _bincp(run, point)
-        elif method in ("rscp", "rscp_plus", "cas") and point.certified is not None:
-            raise Refused(f"{method} claims no certified coverage, so none on the curve")
-        elif method not in ("colep", "rscp", "rscp_plus", "cas"):
+        elif method in MEANS:
+            _means(run, point)
+        elif method != "colep":
             raise Refused(f"{method} has no curve over the radius")
-    if method in ("colep", "rscp", "rscp_plus", "cas"):
+    if method == "colep":
         return "compared at the certificate's radius only; the other points are not re-derived"
     return f"{len(points)} radii recomputed"
 
@@ -99,6 +102,12 @@ def _rcp1(run: Run, point: CurvePoint) -> None:
     scores = sorted(map(float.fromhex, certificate.calibration.scores))
     observed = array(run, "observed_scores", len(certificate.classes), "f")
     _facts(run, point, [observed <= (scores[rank - 1] if rank <= n else math.inf) for rank in sorted(ranks)])
+
+
+def _means(run: Run, point: CurvePoint) -> None:
+    if point.certified is not None:
+        raise Refused(f"{run.certificate.method} claims no certified coverage, so none on the curve")
+    _facts(run, point, means_curve.choices(run, _ratio(run, point)))
 
 
 def _bincp(run: Run, point: CurvePoint) -> None:

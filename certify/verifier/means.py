@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -202,7 +202,7 @@ def total_sets(run: Run) -> str:
     return compare_sets(run, np.ones(found.shape, dtype=bool) if full else found <= integer(run, "largest_total"))
 
 
-def _flag(run: Run, name: str) -> bool:
+def flag(run: Run, name: str) -> bool:
     value = run.certificate.derived.get(name)
     if not isinstance(value, bool):
         raise Refused(f"derived.{name} is neither true nor false")
@@ -212,7 +212,7 @@ def _flag(run: Run, name: str) -> bool:
 def _band(run: Run, plan: Plan, draws: int, item: str, upper: bool) -> Callable[[int], Decimal]:
     """Bound of ``P(score >= v)`` under attack by the number of draws >= v."""
     failure, shift = budget(run).get(item), plan.shift if upper else -plan.shift
-    binomial = _flag(run, "binomial_band")
+    binomial = flag(run, "binomial_band")
     width = Decimal(0)
     with localcontext(WORK):
         if failure is not None and not binomial:
@@ -236,13 +236,13 @@ def _band(run: Run, plan: Plan, draws: int, item: str, upper: bool) -> Callable[
 
 def cas_numbers(run: Run) -> str:
     """Flags, and the largest total (calibration time) or the clean limit (test time)."""
-    at_test, asymptotic = _flag(run, "test_time"), _flag(run, "asymptotic")
+    at_test, asymptotic = flag(run, "test_time"), flag(run, "asymptotic")
     only_derived(
         run, "trials_test", "cells", "scale", "levels", "radius_over_sigma", "test_time", "binomial_band", "asymptotic",
         "keeps_all", "mean_clean" if at_test else "largest_total",
     )  # fmt: skip
     plan, items = plan_of(run), budget(run)
-    if asymptotic and _flag(run, "binomial_band"):
+    if asymptotic and flag(run, "binomial_band"):
         raise Refused("an asymptotic bound has no band")
     threshold = min(Decimal(run.certificate.threshold.value), Decimal(1))
     if not at_test:
@@ -258,21 +258,26 @@ def cas_numbers(run: Run) -> str:
     return f"clean mean at most {limit!r}"
 
 
+def upper_bounds(run: Run, plan: Plan) -> Iterator[Decimal]:
+    """Upper CDF bound of each calibration row's counts."""
+    bound = _band(run, plan, plan.draws, "clean_draws", True)
+    for row, counts in enumerate(_rows(run, plan.cells + 1)):
+        if sum(counts) != plan.draws:
+            raise Refused(f"calibration.votes row {row} counts {sum(counts)} of {plan.draws} draws")
+        above, value = plan.draws, Decimal(0)
+        for count, step in zip(counts, plan.steps, strict=False):
+            above -= count
+            value += step * bound(above)
+        yield value / plan.scale
+
+
 def cas_scores(run: Run) -> str:
     """Calibration scores: means (test time), or upper CDF bounds from the counts of each row."""
-    if _flag(run, "test_time"):
+    if flag(run, "test_time"):
         return mean_scores(run)
-    plan, worst = plan_of(run), Decimal(0)
-    bound = _band(run, plan, plan.draws, "clean_draws", True)
+    worst = Decimal(0)
     with localcontext(WORK):
-        for row, counts in enumerate(_rows(run, plan.cells + 1)):
-            if sum(counts) != plan.draws:
-                raise Refused(f"calibration.votes row {row} counts {sum(counts)} of {plan.draws} draws")
-            above, value = plan.draws, Decimal(0)
-            for count, step in zip(counts, plan.steps, strict=False):
-                above -= count
-                value += step * bound(above)
-            value /= plan.scale
+        for row, value in enumerate(upper_bounds(run, plan_of(run))):
             excess = Decimal(hex_value(run.certificate.calibration.scores[row], "score")) - value
             if not -ULP <= excess <= SLACK:
                 raise Refused(f"calibration.scores row {row} is not the CDF bound {float(value)!r} of its counts")
@@ -280,11 +285,9 @@ def cas_scores(run: Run) -> str:
     return f"{run.certificate.n} CDF bounds recomputed, at most {float(worst):.1e} too large (safe)"
 
 
-def cas_sets(run: Run) -> str:
-    """Test time: a label stays when the lower CDF bound of its clean mean is at most the clean limit."""
-    if not _flag(run, "test_time"):
-        return total_sets(run)
-    plan, certificate = plan_of(run), run.certificate
+def bounded_sets(run: Run, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Labels whose lower CDF bound is at most the clean limit, bool ``[n, K]``: exactly, and up to outward rounding."""
+    certificate = run.certificate
     shape = (certificate.test.n, len(certificate.classes), plan.cells + 1)
     found = run.arrays.get("observed_counts")
     if found is None or found.shape != shape or found.dtype.kind != "i":
@@ -292,7 +295,7 @@ def cas_sets(run: Run) -> str:
     if found.size and (found.min() < 0 or not (found.sum(axis=2) == plan.draws_test).all()):
         raise Refused(f"sets.npz: observed_counts do not sum to {plan.draws_test} draws")
     if certificate.rank > certificate.n:
-        return compare_sets(run, np.ones(shape[:2], dtype=bool))
+        return np.ones(shape[:2], dtype=bool), np.ones(shape[:2], dtype=bool)
     above = np.cumsum(found[..., ::-1], axis=2)[..., ::-1][..., 1:]
     bound, limit = _band(run, plan, plan.draws_test, "attacked_draws", False), Decimal(real(run, "mean_clean"))
     unit = 1 << (61 - plan.scale.bit_length())  # sums of steps times table entries stay below 2^61
@@ -300,7 +303,12 @@ def cas_sets(run: Run) -> str:
     with localcontext(WORK):
         for count in np.unique(above).tolist():
             table[count] = math.floor(bound(count) * unit)
-        value = table[above] @ np.array(plan.steps, dtype=np.int64)  # too small by less than scale
+        value = table[above] @ np.array(plan.steps, dtype=np.int64)
         edge = math.floor(limit * unit * plan.scale)
         margin = math.ceil(SLACK * unit * plan.scale)
-    return compare_sets(run, value <= edge, value <= edge + margin)
+    return value <= edge, value <= edge + margin
+
+
+def cas_sets(run: Run) -> str:
+    """Test time: a label stays when the lower CDF bound of its clean mean is at most the clean limit."""
+    return compare_sets(run, *bounded_sets(run, plan_of(run))) if flag(run, "test_time") else total_sets(run)

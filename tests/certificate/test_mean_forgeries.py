@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from neurosym.certify.certificate import load_certificate, measure, to_calibrated
+from neurosym.certify.classifier import RobustConformalClassifier
 from neurosym.certify.evidence import ScoreEvidence
 from neurosym.certify.methods import cas, method, rscp, rscp_plus
 from neurosym.certify.schema import Real
+from neurosym.certify.study import Finding, radius_curve
 from neurosym.certify.verifier import verify
 from neurosym.certify.verifier.wording import ASYMPTOTIC
 
@@ -272,3 +274,33 @@ def test_certified_coverage_cannot_be_claimed(originals: dict[str, Path], tmp_pa
 
     builders.forge(path, change)
     assert any("no certified coverage" in check.detail for check in verify(path).failed)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("rscp", {}), ("rscp_plus", {}), ("cas", {}), ("cas", {"band": "dkw"}), ("cas", {"at": "test"})],
+)
+def test_forged_curve(method: str, options: dict[str, str], tmp_path: Path) -> None:
+    """Every point of the curve is recomputed: one label fewer at another radius is noticed."""
+    classifier = RobustConformalClassifier(method, "0.2", "0.05", options=options).conformalize(
+        scored(np.random.default_rng(1), 60)
+    )
+    test = scored(np.random.default_rng(2), 30)
+    observation, record = classifier.observe(test), classifier.calibrated
+    assert record is not None
+    sets = classifier.predict_set(test)
+    finding = Finding(classifier, record, observation, sets, test.labels, None, None)
+    run = {"calibrated": record, "observation": observation, "sets": sets, "test_labels": test.labels,
+           "classes": NAMES, "predicates": NAMES, "knowledge": None}  # fmt: skip
+    path = builders.write(tmp_path / "run", run, curve=radius_curve(finding))
+    result = verify(path)
+    assert result.ok, result.failed
+    assert any(check.detail == "7 radii recomputed" for check in result.checks)
+
+    def change(doc: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        point = doc["metrics"]["curve"][5]
+        size = float(point["mean_size"]["decimal"]) - 1 / 30
+        point["mean_size"] = {"hex": size.hex(), "decimal": repr(size)}
+
+    builders.forge(path, change)
+    assert [check.name for check in verify(path).failed] == ["radius curve"]

@@ -273,7 +273,13 @@ def test_too_few_points_or_draws_give_full_sets_with_a_reason() -> None:
     assert "at least 11 are needed" in made.notes[0]
     made = calibrated(cas, draws=5, radius="0.2")
     assert made.trivial
-    assert "draw more" in made.notes[0]
+    assert "draw at least" in made.notes[0]
+    # few draws at test: the note names the number that is enough, and one draw fewer is not
+    full = calibrated(rscp_plus, radius="0.2", trials_test=3)
+    assert full.trivial
+    needed = int(full.notes[0].split("at least ")[1].split()[0])
+    assert not calibrated(rscp_plus, radius="0.2", trials_test=needed).trivial
+    assert calibrated(rscp_plus, radius="0.2", trials_test=needed - 1).trivial
 
 
 def test_ptt_is_a_ranking() -> None:
