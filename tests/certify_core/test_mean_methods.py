@@ -376,3 +376,14 @@ def test_classifier_gives_the_same_sets(name: str) -> None:
     found = made.predict_set(ScoreEvidence(test, SIGMA, NAMES[:3]))
     np.testing.assert_array_equal(found, sets_of(method, cal, y, test, alpha="0.1", radius="0.1", **options))
     assert not found.all()
+
+
+@pytest.mark.parametrize("name", ["rscp", *PAID])
+def test_test_points_have_uniforms_of_their_own(name: str) -> None:
+    """Scores that use u would otherwise tie each test point to the calibration point of the same row."""
+    method, options = (rscp, {}) if name == "rscp" else PAID[name]
+    cal, y = scores_of(np.random.default_rng(21), 40, 20)
+    evidence = ScoreEvidence(cal, SIGMA, NAMES[:3], y)
+    made = method.calibrate(evidence, alpha="0.1", radius="0.1", seed=5, **options)
+    seen = method.observe(evidence, made, seed=5)
+    assert np.all(made.calibration["uniforms"] != seen["uniforms"])
