@@ -31,10 +31,8 @@ def _facts(config: CertifyConfig, network: Network) -> dict[str, Any]:
     return {**names, "device": pick_device(config.device)}
 
 
-def boxed_parts(
-    config: CertifyConfig, source: Source, split: Split, *, progress: bool
-) -> list[BoxEvidence | ProbEvidence | None]:
-    """Evidence for tuning (None without rows), calibration and testing.
+def boxed_parts(config: CertifyConfig, source: Source, split: Split, *, progress: bool) -> list[Any]:
+    """Boxes or answers for tuning (None without rows), calibration and testing.
 
     Raises:
         InputError: features in place of images, or a network that cannot be bounded.
