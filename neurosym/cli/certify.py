@@ -36,6 +36,9 @@ Methods:
   vanilla  no attacker (radius 0)
   rcp1     one noisy draw for each image; the cheapest
   bincp    many noisy draws; the smallest sets under attack
+  cas      many noisy draws; bounds from the distribution of the score
+  rscp_plus  many noisy draws; bounds from the mean score
+  rscp     as rscp_plus, but proved for infinitely many draws only
   colep    rules over votes or boxes of the predicates
   vrcp_i   bounds of each test image, no noise; L2 or L-infinity
   vrcp_c   bounds of the calibration images, one plain pass at test
@@ -238,7 +241,8 @@ def _promise(summary: dict[str, Any]) -> str:
     attacks = "no attacker" if radius == 0 else f"attacks up to {distance} {summary['radius']}"
     if radius != 0 and not _noisy(summary):
         attacks = f"boxes of {distance} radius {summary['radius']}"
-    return f"{share} % of sets hold the true label, {attacks}"
+    limit = "; asymptotic, not proved for these draws" if summary.get("method") == "rscp" else ""
+    return f"{share} % of sets hold the true label, {attacks}{limit}"
 
 
 def _noisy(summary: dict[str, Any]) -> bool:
