@@ -23,6 +23,7 @@ METHOD_OPTIONS = {
     "rscp": ("cells",),
     "rscp_plus": ("cells", "holdout"),
     "cas": ("cells", "at", "band", "asymptotic"),
+    "levy_prokhorov": ("rho",),
 }
 
 
@@ -66,7 +67,8 @@ class RobustConformalClassifier:
         trials_test: noise draws at test, those of the calibration by default.
         clean, attacked: budget items of bincp, colep, rscp_plus and cas; a twentieth of alpha each by default.
         norm: distance of the attack, ``l2`` or ``linf``, for methods on boxes; None takes that of the evidence.
-        options: further options of rscp, rscp_plus and cas, e.g. ``{"at": "test"}``; see ``calibrate`` of the method.
+        options: further options of rscp, rscp_plus, cas and levy_prokhorov, e.g. ``{"at": "test"}``; see ``calibrate`` of
+            the method.
         empty: ``keep`` empty sets, or ``top1`` to give them their most plausible label (only adds labels).
     """
 
@@ -148,6 +150,8 @@ class RobustConformalClassifier:
             options["p"] = p
         if self.method in BOXED:
             options["norm"] = self.norm
+        if self.method == "levy_prokhorov":
+            options |= self.options
         made = method(self.method).calibrate(evidence, y, alpha=self.alpha, radius=self.radius, **options)
         self.calibrated = made
         return self

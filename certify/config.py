@@ -84,6 +84,7 @@ class CertifyConfig(_Section):
     alpha: Decimal = "0.1"
     radius: Decimal = "0.25"
     norm: Literal["l2", "linf"] = Field(default="l2", description="distance of the radius; linf for vrcp_i and vrcp_c")
+    rho: Decimal = Field(default="0", description="levy_prokhorov: share of the scores that may move anywhere")
     propagation: Literal["ibp", "crown_ibp", "crown"] = Field(
         default="crown", description="how vrcp_i and vrcp_c bound the network: from fast and loose to slow and tight"
     )

@@ -32,6 +32,7 @@ class FileOptions:
     seed: int = 0
     tune: float = 0.2
     norm: str | None = None
+    rho: str = "0"
 
 
 def file_parts(cal: Path, test: Path | None, kb: KnowledgeBase | None, options: FileOptions) -> tuple[Any, Any, Split]:

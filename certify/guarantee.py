@@ -2,11 +2,13 @@
 
 Sources: split conformal prediction (Vovk, Gammerman, Shafer 2005, ch. 2); RCP1 (robust conformal prediction with a
 single binary certificate); BinCP (binarised smoothing certificates); COLEP (Kang et al., ICLR 2024); VRCP (Jeary et
-al., NeurIPS 2024). The finite
-sample forms stand in the modules of the methods, the words in :mod:`neurosym.certify.verifier.wording`.
+al., NeurIPS 2024); Levy-Prokhorov shifts (Aolaritei et al. 2025). The finite sample forms stand in the modules of the
+methods, the words in :mod:`neurosym.certify.verifier.wording`.
 """
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 from neurosym.certify import exact
 from neurosym.certify.records import Calibrated
@@ -21,5 +23,6 @@ def describe(calibrated: Calibrated) -> GuaranteeText:
     numbers = (exact.from_text(getattr(calibrated, name), name) for name in ("alpha", "radius", "sigma"))
     boxes = rests_on_boxes(calibrated.method, "lower" in calibrated.calibration)
     limit = calibrated.method == "rscp" or bool(calibrated.derived.get("asymptotic", False))
-    found = words(*numbers, boxes=boxes, trivial=calibrated.trivial, norm=calibrated.norm, limit=limit)
+    mass = sum((item.amount for item in calibrated.budget if item.name == "shifted_mass"), Fraction(0))
+    found = words(*numbers, boxes=boxes, trivial=calibrated.trivial, norm=calibrated.norm, limit=limit, mass=mass)
     return GuaranteeText(sentence=found.sentence, assumptions=found.assumptions, caveats=found.caveats)

@@ -76,7 +76,7 @@ def writable(out: Path) -> None:
 
 
 def _settings(config: CertifyConfig | FileOptions) -> Settings:
-    names = ("method", "alpha", "radius", "score", "circuit", "bound", "seed", "norm")
+    names = ("method", "alpha", "radius", "score", "circuit", "bound", "seed", "norm", "rho")
     return Settings(**{name: getattr(config, name) for name in names})
 
 
@@ -137,7 +137,7 @@ def certify_config(config: CertifyConfig, out: Path, *, resume: bool = False, pr
     finding = certify_split(parts[0], parts[1], parts[2], source.kb, settings)
     plain = _without_rules(finding, parts[0], parts[1], parts[2], source.kb, settings)
     attacked = None
-    if config.attack.images and config.method != "vanilla":
+    if config.attack.images and config.method not in ("vanilla", "levy_prokhorov"):
         attacked = attack_rows(config, source, finding, split.test[: config.attack.images], progress=progress)
     seconds = time.perf_counter() - start
     outcome = _write(

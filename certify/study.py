@@ -76,6 +76,7 @@ class Settings:
     bound: Literal["exact", "decoupled"] = "exact"
     seed: int = 0
     norm: str | None = None
+    rho: str = "0"
 
     def classifier(self, kb: KnowledgeBase | None) -> RobustConformalClassifier:
         """What these settings ask for, not calibrated yet.
@@ -87,6 +88,9 @@ class Settings:
             raise InputError(f"method vanilla: radius {self.radius} cannot be certified; use bincp, rcp1 or colep")
         if self.bound != "exact" and self.method not in ("colep", AUTO):
             raise InputError(f"bound {self.bound}: only method colep bounds circuits, not {self.method}; leave it out")
+        shift = self.method == "levy_prokhorov"
+        if exact.decimal(self.rho, "rho") != 0 and not shift:
+            raise InputError(f"rho {self.rho}: only method levy_prokhorov knows it, not {self.method}; leave it out")
         return RobustConformalClassifier(
             self.method,
             self.alpha,
@@ -96,7 +100,8 @@ class Settings:
             self.circuit,
             seed=self.seed,
             bound=self.bound,
-            norm=self.norm,
+            norm=None if shift else self.norm,
+            options={"rho": self.rho} if shift else None,
         )
 
 
@@ -180,7 +185,7 @@ def radius_curve(finding: Finding, steps: Sequence[str] = CURVE_STEPS) -> list[C
     record = finding.calibrated
     radius = exact.from_text(record.radius, "radius")
     boxes = record.method in BOXED or (record.method == "colep" and "votes" not in record.calibration)
-    if radius == 0 or record.method == "vanilla" or boxes:
+    if radius == 0 or record.method in ("vanilla", "levy_prokhorov") or boxes:
         return []
     labels = finding.labels
     points = []

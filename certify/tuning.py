@@ -272,6 +272,8 @@ def tune(
                 found = task.bincp(draws.drawn(source), reasoning, p_grid)
             elif name == "colep" and isinstance(source, VoteEvidence | BoxEvidence):
                 found = task.whole(name, source, reasoning, bound=bound)
+            elif name == "levy_prokhorov":
+                found = task.whole(name, source, reasoning)
             elif name in MEANS:
                 found = task.whole(name, draws.drawn(source), reasoning)
             elif name in BOXED:

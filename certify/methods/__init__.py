@@ -43,6 +43,7 @@ CATALOGUE: Mapping[str, MethodFacts] = {
     "cas": MethodFacts("CAS, bounds from the distribution of the score under noise", "draws"),
     "colep": MethodFacts("COLEP, predicate evidence through rules", "votes"),
     "vrcp_i": MethodFacts("VRCP-I, verified bounds of each test image", "boxes", norms=("l2", "linf")),
+    "levy_prokhorov": MethodFacts("Levy-Prokhorov, shifted distribution of scores", "answers", 1, ("score",)),
     "vrcp_c": MethodFacts("VRCP-C, verified bounds of the calibration images", "boxes", norms=("l2", "linf")),
 }
 METHODS = tuple(CATALOGUE)

@@ -43,7 +43,7 @@ def certified_coverage(run: Run) -> str:
 def _counts(run: Run, b: Fraction) -> tuple[int, int]:
     """Fewest and most certified points that rounding to the safe side allows."""
     method, labels = run.certificate.method, array(run, "labels", None, "i").tolist()
-    if method in ("rcp1", "vrcp_c", "rscp", "rscp_plus", "cas"):
+    if method in ("rcp1", "levy_prokhorov", "vrcp_c", "rscp", "rscp_plus", "cas"):
         raise Refused(f"{method} has no un-enlarged set with a certificate of its own, so no certified coverage")
     if method == "vanilla":
         scores = array(run, "observed_scores", len(run.certificate.classes), "f")

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from neurosym.certify.schema import Certificate
-from neurosym.certify.verifier import certified, colep, curve, general, means, provenance, votes, vrcp
+from neurosym.certify.verifier import certified, colep, curve, general, means, provenance, shift, votes, vrcp
 from neurosym.certify.verifier.common import Check, Run, attempt
 from neurosym.errors import InputError
 
@@ -53,6 +53,7 @@ _BY_METHOD: dict[str, tuple[tuple[str, Work], ...]] = {
         ("calibration scores", colep.calibration_scores),
         ("prediction sets", colep.colep_sets),
     ),
+    "levy_prokhorov": (("derived numbers", shift.numbers), ("prediction sets", shift.sets)),
     "vrcp_i": (
         ("derived numbers", vrcp.numbers),
         ("calibration scores", vrcp.clean_scores),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from neurosym.certify.schema import Interval, Real
 from neurosym.certify.verifier.common import Refused, Run, array, budget, fraction, hex_value, real
 from neurosym.certify.verifier.digests import array_digest, digest, document_digests, file_text
 from neurosym.certify.verifier.numbers import RELATIVE, WORK, as_decimal, limit_above, limit_below, shifted
-from neurosym.certify.verifier.wording import NORMS, Words, decimal_text, rests_on_boxes, words
+from neurosym.certify.verifier.wording import SCORE, Words, decimal_text, rests_on_boxes, words
 
+MASS = "shifted_mass"
 MOST_DRAWS = 200_000  # exact binomial tails of more draws would take minutes each
 VOTE_ITEMS = ("conformal", "clean_votes", "attacked_votes")
 DRAW_ITEMS = ("conformal", "clean_draws", "attacked_draws")
@@ -54,11 +56,12 @@ def sanity(run: Run) -> str:
     if radius < 0 or sigma < 0:
         raise Refused("radius and sigma must not be negative")
     boxes = rests_on_boxes(certificate.method, certificate.calibration.lower is not None)
-    if certificate.norm not in NORMS:
-        raise Refused(f"norm {certificate.norm!r} is not one that this method knows")
-    if certificate.norm != "l2" and not boxes:
+    shift = certificate.method == "levy_prokhorov"
+    if shift != (certificate.norm == SCORE):
+        raise Refused(f"norm {certificate.norm!r} is not one that method {certificate.method} knows")
+    if certificate.norm == "linf" and not boxes:
         raise Refused(f"norm {certificate.norm} is claimed, but only L2 is proved for method {certificate.method}")
-    if radius > 0 and sigma == 0 and not boxes:
+    if radius > 0 and sigma == 0 and not boxes and not shift:
         raise Refused("an attack radius is claimed without noise and without intervals")
     if certificate.trials < 0 or (certificate.trials > 0) != (sigma > 0):
         raise Refused(f"{certificate.trials} noise draws and sigma {certificate.sigma} contradict each other")
@@ -74,10 +77,9 @@ def sanity(run: Run) -> str:
         raise Refused(f"score {certificate.score!r} is not one this verifier knows")
     if certificate.reasoning.bound not in ("exact", "decoupled"):
         raise Refused(f"bound {certificate.reasoning.bound!r} is neither exact nor decoupled")
-    _words(
-        run,
-        words(alpha, radius, sigma, boxes=boxes, trivial=_trivial(run), norm=certificate.norm, limit=asymptotic(run)),
-    )
+    facts: dict[str, Any] = {"boxes": boxes, "norm": certificate.norm, "limit": asymptotic(run)}
+    mass = budget(run).get(MASS, Fraction(0))
+    _words(run, words(alpha, radius, sigma, trivial=_trivial(run), mass=mass, **facts))
     return f"alpha {certificate.alpha}, radius {certificate.radius}, sigma {certificate.sigma}"
 
 
@@ -112,6 +114,8 @@ def required_items(run: Run) -> tuple[str, ...]:
         return ("conformal",)
     if asymptotic(run):
         return ("conformal",)
+    if method == "levy_prokhorov":  # no item where no mass moves freely: the words say how much does
+        return ("conformal", MASS) if MASS in budget(run) else ("conformal",)
     if method in ("bincp", "colep"):
         return VOTE_ITEMS
     if method in ("rscp_plus", "cas"):

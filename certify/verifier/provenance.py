@@ -16,7 +16,7 @@ from neurosym.certify.verifier.common import Refused, Run, array, fraction, real
 TEXTS = ("method", "bound", "class_kind")
 BOXED = ("vrcp_i", "vrcp_c")  # no noise: a configured sigma and number of draws say nothing
 NUMBERS = ("alpha", "radius", "sigma")
-ONE_DRAW = ("vanilla", "rcp1")
+ONE_DRAW = ("vanilla", "rcp1", "levy_prokhorov")
 
 
 def agreement(run: Run) -> str:
@@ -44,7 +44,8 @@ def _same(name: str, recorded: object, certified: object) -> None:
 def _config(run: Run, config: Mapping[str, Any]) -> None:
     certificate, layer = run.certificate, run.certificate.reasoning
     own = {"method": certificate.method, "bound": layer.bound, "class_kind": layer.class_kind, "norm": certificate.norm}
-    for name in (*TEXTS, "norm"):
+    names = TEXTS if certificate.method == "levy_prokhorov" else (*TEXTS, "norm")  # that one measures scores
+    for name in names:
         if name == "method" and config.get(name) == "auto":
             _automatic(run)
         elif name in config:

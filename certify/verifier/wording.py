@@ -14,6 +14,7 @@ EXCHANGEABLE = (
     "point was used to train, tune or choose anything."
 )
 NORMS = {"l2": "L2", "linf": "L-infinity"}
+SCORE = "score"  # radius of the scores themselves
 ATTACKER = (
     "The attacker changes the image by at most {radius} in {norm} distance, in the units of the noise (for networks run "
     "here: pixels scaled to [0, 1], before normalisation), and may know the model, the rules and the calibration data."
@@ -26,6 +27,15 @@ SEEN_ATTACKER = (
 NOISE = (
     "Gaussian noise of standard deviation {sigma} is drawn after the attack and independently of it: the attacker "
     "does not know the draws for the new image."
+)
+INDEPENDENT = (
+    "The calibration points are independent draws from one distribution, no calibration point was used to train, tune or "
+    "choose anything, and the new image is drawn independently of them, possibly from another distribution."
+)
+SHIFTED = (
+    "The score of the new image's true label can be paired with that of an image like those of the calibration such that "
+    "the two differ by more than {radius} with probability at most {mass}: a Levy-Prokhorov ball around the calibration "
+    "scores. Whether a change of the images stays within it is not examined here."
 )
 NUMERICS = "Calibration and prediction ran with the same weights, the same preprocessing and the same numerics."
 BOXES = (
@@ -79,6 +89,20 @@ def rests_on_boxes(method: str, boxed_calibration: bool) -> bool:
     return boxed_calibration or method == "vrcp_i"
 
 
+def _shift_words(alpha: Fraction, radius: Fraction, sigma: Fraction, mass: Fraction, trivial: bool) -> Words:
+    """The guarantee of the Levy-Prokhorov method."""
+    shown, share = decimal_text(radius), percent(mass)
+    sentence = (
+        f"With probability at least {percent(1 - alpha)}, the set given for a new image contains its true label, even after "
+        f"the distribution of scores has shifted: each score by up to {shown}, and those of at most {share} of the images "
+        "without limit."
+    )
+    assumptions = [INDEPENDENT, SHIFTED.format(radius=shown, mass=decimal_text(mass))]
+    if sigma > 0:
+        assumptions.append(NOISE.format(sigma=decimal_text(sigma)))
+    return Words(sentence, [*assumptions, NUMERICS], [AVERAGE] + [TRIVIAL] * trivial)
+
+
 def words(
     alpha: Fraction,
     radius: Fraction,
@@ -88,13 +112,17 @@ def words(
     trivial: bool,
     norm: str = "l2",
     limit: bool = False,
+    mass: Fraction = Fraction(0),
 ) -> Words:
     """The guarantee at total error ``alpha`` against attacks up to ``radius`` under noise ``sigma``.
 
     Args:
         boxes: intervals were supplied; trivial: every set holds every label; norm: distance of ``radius``;
-            limit: only proved for infinitely many noise draws.
+            ``score`` for moves of scores; limit: only proved for infinitely many noise draws; mass: share of the
+            scores that may move anywhere.
     """
+    if norm == SCORE:
+        return _shift_words(alpha, radius, sigma, mass, trivial)
     sentence = f"With probability at least {percent(1 - alpha)}, the set given for a new image contains its true label"
     if limit:
         sentence = f"In the limit of infinitely many noise draws, {sentence[0].lower()}{sentence[1:]}"

@@ -42,6 +42,7 @@ Methods:
   colep    rules over votes or boxes of the predicates
   vrcp_i   bounds of each test image, no noise; L2 or L-infinity
   vrcp_c   bounds of the calibration images, one plain pass at test
+  levy_prokhorov  scores that shift: --radius for all, --rho of them anywhere
 
 \b
 DIR gets certificate.json, report.html and sets.npz. Next:
@@ -65,6 +66,7 @@ def certify(
     score: options.Score = None,
     radius: options.Radius = None,
     norm: options.Norm = None,
+    rho: options.Rho = None,
     alpha: options.Alpha = None,
     sigma: options.Sigma = None,
     trials: options.Trials = None,
@@ -82,7 +84,7 @@ def certify(
 
     Three forms: the bundled demonstration (--demo), a configuration (CONFIG.yaml), or evidence files (--evidence)."""
     typed = {"method": method, "score": score, "radius": radius, "alpha": alpha, "seed": seed}
-    typed |= {"circuit": circuit, "bound": bound, "norm": norm}
+    typed |= {"circuit": circuit, "bound": bound, "norm": norm, "rho": rho}
     typed = _checked(typed)
     run = {"sigma": sigma, "trials": trials, "workers": workers, "device": device}
     files = {"--test": test, "--rules": rules, "--tune": tune}
@@ -239,7 +241,9 @@ def _promise(summary: dict[str, Any]) -> str:
     radius = exact.decimal(str(summary["radius"]), "radius")
     distance = {"linf": "L-infinity"}.get(str(summary.get("norm")), "L2")
     attacks = "no attacker" if radius == 0 else f"attacks up to {distance} {summary['radius']}"
-    if radius != 0 and not _noisy(summary):
+    if summary.get("norm") == "score":
+        attacks = f"scores moved by up to {summary['radius']}"
+    elif radius != 0 and not _noisy(summary):
         attacks = f"boxes of {distance} radius {summary['radius']}"
     limit = "; asymptotic, not proved for these draws" if summary.get("method") == "rscp" else ""
     return f"{share} % of sets hold the true label, {attacks}{limit}"

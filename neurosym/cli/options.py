@@ -13,6 +13,7 @@ SCORES = ("lac", "aps", "raps", "saps")
 CIRCUITS = ("auto", "none", "rules", "exclusive")
 BOUNDS = ("exact", "decoupled")
 NORMS = ("l2", "linf")
+RHO_HELP = "levy_prokhorov: share of the scores that may move anywhere; --radius is how far all may."
 DEVICES = ("auto", "cpu", "cuda")
 
 OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results; made if missing.")]
@@ -45,6 +46,7 @@ Norm = Annotated[
     str | None,
     typer.Option("--norm", metavar="|".join(NORMS), help="Distance of the radius: l2 unless told otherwise."),
 ]
+Rho = Annotated[str | None, typer.Option("--rho", metavar="SHARE", help=RHO_HELP)]
 Alpha = Annotated[str | None, typer.Option("--alpha", metavar="A", help="Total miscoverage; 0.1 promises 90 %.")]
 Sigma = Annotated[
     str | None, typer.Option("--sigma", metavar="S", help="Standard deviation of the noise, pixels in [0, 1].")
