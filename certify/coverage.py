@@ -38,7 +38,14 @@ from neurosym.errors import InputError
 
 EVALUATION_FAILURE = "0.05"
 POINT_FAILURE = "0.001"
-UNCERTIFIED = ("rcp1", "levy_prokhorov", "vrcp_c", "rscp", "rscp_plus", "cas")  # no certificate of a set that is not enlarged
+UNCERTIFIED = (
+    "rcp1",
+    "levy_prokhorov",
+    "vrcp_c",
+    "rscp",
+    "rscp_plus",
+    "cas",
+)  # no certificate of a set that is not enlarged
 
 
 @dataclass(frozen=True)
