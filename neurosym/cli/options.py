@@ -39,7 +39,9 @@ TestEvidence = Annotated[
 Rules = Annotated[
     Path | None, typer.Option("--rules", metavar="RULES.yaml", help="Rules over the evidence's predicates.")
 ]
-Method = Annotated[str | None, typer.Option("--method", metavar="|".join(METHODS), help="Conformal method.")]
+Method = Annotated[
+    str | None, typer.Option("--method", metavar="METHOD", help=f"Conformal method: {', '.join(METHODS)}.")
+]
 Score = Annotated[str | None, typer.Option("--score", metavar="|".join(SCORES), help="Conformity score.")]
 Radius = Annotated[str | None, typer.Option("--radius", metavar="R", help="Radius of the attack, pixels in [0, 1].")]
 Norm = Annotated[
